@@ -1,0 +1,78 @@
+//! The seams to block images: where protected bytes come from and where
+//! recovered ones go.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{ByteCount, ByteOffset, Extent, Result};
+
+/// The shape of a block image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Its length. Need not be a multiple of the block size.
+    pub length: ByteCount,
+    /// The unit in which it is best read and in which it can fail, a power of
+    /// two of at least 512.
+    pub block: ByteCount,
+}
+
+/// One frozen state of a block image, for reading.
+///
+/// *Frozen*: every read of a range gives the same bytes, for as long as the
+/// source lives; who hands over a live image gets a torn recovery point.
+/// *Concurrent*: any number of reads may be under way at once. *Cancelling* a
+/// read by dropping its future is safe at any time.
+///
+/// Implementations must not block the async threads, must not return fewer
+/// bytes than were asked for, and must not hide a failed read as zeros.
+#[async_trait]
+pub trait BlockSource: Send + Sync {
+    /// Length and block size; the same at every call.
+    fn geometry(&self) -> Geometry;
+
+    /// Reads `length` bytes at `at`, exactly.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) past the end;
+    /// [`Unreadable`](crate::ErrorKind::Unreadable) where a block can't be
+    /// read, however often; [`Corrupt`](crate::ErrorKind::Corrupt) where a
+    /// stored chunk is damaged; [`Unavailable`](crate::ErrorKind::Unavailable)
+    /// where repeating may help.
+    async fn read(&self, at: ByteOffset, length: ByteCount) -> Result<Bytes>;
+
+    /// The parts of `range` that may hold data, in order and not overlapping;
+    /// all that is left out reads as zeros. `range` itself is always a right
+    /// answer.
+    async fn data_extents(&self, range: Extent) -> Result<Vec<Extent>>;
+}
+
+/// A block image to write to.
+///
+/// Call [`prepare`](Self::prepare) once, then [`write`](Self::write) and
+/// [`zero`](Self::zero) in any order and concurrently for ranges that don't
+/// overlap, then [`finish`](Self::finish) once. What was neither written nor
+/// zeroed is undefined. Dropping it before `finish` leaves an undefined image
+/// behind.
+#[async_trait]
+pub trait BlockTarget: Send + Sync {
+    /// Makes room for an image of this length.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if a device is too
+    /// small; [`Full`](crate::ErrorKind::Full).
+    async fn prepare(&self, length: ByteCount) -> Result<()>;
+
+    /// Writes `data` at `at`.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) past the end;
+    /// [`Full`](crate::ErrorKind::Full).
+    async fn write(&self, at: ByteOffset, data: Bytes) -> Result<()>;
+
+    /// Makes a range read as zeros: a hole, a discard, or written zeros where
+    /// the target is not known to hold zeros already.
+    async fn zero(&self, range: Extent) -> Result<()>;
+
+    /// Makes everything durable. Only a success says that the image is whole.
+    async fn finish(&self) -> Result<()>;
+}

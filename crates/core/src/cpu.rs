@@ -1,0 +1,88 @@
+//! Where chunking, hashing, compression and sealing run: off the caller's
+//! async threads, on a bounded number of its blocking ones.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::{Error, Result};
+
+/// A bound on how many pieces of CPU work run at once.
+///
+/// Work runs on the blocking threads of the caller's tokio runtime; Backstop
+/// starts no threads of its own. Clones share the bound. Dropping the future
+/// of [`run`](Self::run) does not stop work that has begun; its result is
+/// dropped.
+#[derive(Clone, Debug)]
+pub struct CpuPool {
+    permits: Option<Arc<Semaphore>>,
+    parallelism: usize,
+}
+
+impl CpuPool {
+    /// At most `parallelism` pieces of work at once (at least one).
+    pub fn new(parallelism: usize) -> Self {
+        let parallelism = parallelism.max(1);
+        Self {
+            permits: Some(Arc::new(Semaphore::new(parallelism))),
+            parallelism,
+        }
+    }
+
+    /// Runs work where it is asked for: for simulations on one thread.
+    pub fn inline() -> Self {
+        Self {
+            permits: None,
+            parallelism: 1,
+        }
+    }
+
+    /// How many pieces of work may run at once.
+    pub fn parallelism(&self) -> usize {
+        self.parallelism
+    }
+
+    /// Runs one piece of work, waiting for its turn.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`](crate::ErrorKind::Internal) if the work
+    /// panicked: the panic is contained.
+    pub async fn run<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        let Some(permits) = &self.permits else {
+            return Ok(work());
+        };
+        let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
+            return Err(Error::internal("the CPU pool was closed"));
+        };
+        let task = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        });
+        task.await
+            .map_err(|error| Error::internal("CPU work panicked").with_source(error))
+    }
+}
+
+impl Default for CpuPool {
+    /// As many as the host has cores.
+    fn default() -> Self {
+        Self::new(std::thread::available_parallelism().map_or(2, usize::from))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_contained() {
+        let pool = CpuPool::new(1);
+        let error = pool.run(|| panic!("boom")).await.unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Internal);
+        assert_eq!(pool.run(|| 7).await.unwrap(), 7, "the permit came back");
+    }
+}

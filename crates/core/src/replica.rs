@@ -1,0 +1,146 @@
+//! The states of a replica and the steps between them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, PointKind, Result, Timestamp};
+
+/// Why a replica is in doubt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum InconsistencyReason {
+    /// The sampled proof found a block that the tracker had not told.
+    TrackerMissedChanges,
+    /// Stored chunks of the head are damaged.
+    Damaged,
+    /// An operator asked for a consistency check.
+    Requested,
+}
+
+impl fmt::Display for InconsistencyReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TrackerMissedChanges => "the tracker missed changed blocks",
+            Self::Damaged => "stored chunks are damaged",
+            Self::Requested => "a consistency check was asked for",
+        })
+    }
+}
+
+/// The state of a replica. Doubt is a state, never silence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum ReplicaState {
+    /// No recovery point was ever committed.
+    Pending,
+    /// The head holds what the source held at its snapshot.
+    Consistent,
+    /// The head may differ from the source's snapshot. Older points stay
+    /// recoverable and do not expire; the next synchronization is a
+    /// consistency check.
+    Inconsistent {
+        /// Why.
+        reason: InconsistencyReason,
+        /// Since when, by the protection server's clock.
+        since: Timestamp,
+    },
+}
+
+/// What can happen to a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplicaEvent {
+    /// A synchronization of this kind was committed.
+    Committed(PointKind),
+    /// The replica came into doubt.
+    Doubted {
+        /// Why.
+        reason: InconsistencyReason,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+impl ReplicaState {
+    /// The state after an event.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`](crate::ErrorKind::Conflict) for an event that
+    /// can't happen in this state: an express full on a replica that is in
+    /// doubt or holds nothing.
+    pub fn after(&self, event: ReplicaEvent) -> Result<Self> {
+        match (self, event) {
+            (
+                Self::Pending | Self::Inconsistent { .. },
+                ReplicaEvent::Committed(PointKind::ExpressFull),
+            ) => Err(Error::conflict(
+                "an express full needs a consistent replica; run a consistency check",
+            )),
+            (_, ReplicaEvent::Committed(_)) => Ok(Self::Consistent),
+            // Nothing is held yet, so there is nothing to doubt.
+            (Self::Pending, ReplicaEvent::Doubted { .. }) => Ok(Self::Pending),
+            // The first doubt tells since when.
+            (Self::Inconsistent { .. }, ReplicaEvent::Doubted { .. }) => Ok(self.clone()),
+            (Self::Consistent, ReplicaEvent::Doubted { reason, at }) => {
+                Ok(Self::Inconsistent { reason, since: at })
+            }
+        }
+    }
+}
+
+impl fmt::Display for ReplicaState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pending => f.write_str("pending"),
+            Self::Consistent => f.write_str("consistent"),
+            Self::Inconsistent { reason, since } => {
+                write!(f, "inconsistent since {since}: {reason}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubt_ends_only_by_a_check() {
+        let doubt = |at| ReplicaEvent::Doubted {
+            reason: InconsistencyReason::Damaged,
+            at: Timestamp(at),
+        };
+        let state = ReplicaState::Pending;
+        assert!(
+            state
+                .after(ReplicaEvent::Committed(PointKind::ExpressFull))
+                .is_err()
+        );
+        assert_eq!(state.after(doubt(1)).unwrap(), ReplicaState::Pending);
+        let state = state
+            .after(ReplicaEvent::Committed(PointKind::Initial))
+            .unwrap();
+        assert_eq!(state, ReplicaState::Consistent);
+        let state = state
+            .after(ReplicaEvent::Committed(PointKind::ExpressFull))
+            .unwrap();
+        let state = state.after(doubt(5)).unwrap().after(doubt(9)).unwrap();
+        assert_eq!(
+            state,
+            ReplicaState::Inconsistent {
+                reason: InconsistencyReason::Damaged,
+                since: Timestamp(5)
+            }
+        );
+        assert!(
+            state
+                .after(ReplicaEvent::Committed(PointKind::ExpressFull))
+                .is_err()
+        );
+        let state = state
+            .after(ReplicaEvent::Committed(PointKind::ConsistencyCheck))
+            .unwrap();
+        assert_eq!(state, ReplicaState::Consistent);
+    }
+}

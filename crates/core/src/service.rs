@@ -1,0 +1,210 @@
+//! The protection server's face to an agent.
+//!
+//! `ProtectionServer` implements it in process and a transport's client over
+//! the wire, so that an agent can't tell them apart.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{
+    ByteCount, ChunkDigest, Extent, Piece, PointFacts, PointId, RecoveryPoint, RegionIndex,
+    ReplicaState, Result, SnapshotId, SourceName, StreamName, SynchronizationId, VerifiedChunk,
+};
+
+/// The block in which differences inside a slice are found, in bytes: 4 KiB.
+pub const CHECK_BLOCK_LENGTH: u32 = 4096;
+
+/// One image that a synchronization reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamSpec {
+    /// Its name.
+    pub name: StreamName,
+    /// Its length now.
+    pub length: ByteCount,
+}
+
+/// What an agent asks for when it begins.
+#[derive(Clone, Debug)]
+pub struct BeginRequest {
+    /// Chosen by the agent at random; the same one continues an interrupted
+    /// synchronization of the same snapshot.
+    pub id: SynchronizationId,
+    /// The data source.
+    pub source: SourceName,
+    /// The snapshot that is read.
+    pub snapshot: SnapshotId,
+    /// Its images, by name in ascending order.
+    pub streams: Vec<StreamSpec>,
+    /// The recovery point since which changed extents are known; none if
+    /// nothing is known.
+    pub base: Option<PointId>,
+}
+
+/// How the server wants the changes found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// The replica holds nothing: send everything.
+    Initial,
+    /// The replica's head is the base that the agent named: send the changed
+    /// extents.
+    ExpressFull,
+    /// Compare everything by digests and send what differs.
+    Check {
+        /// Why changed extents were not known or can't be trusted.
+        reason: String,
+    },
+}
+
+/// Which region of which image.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RegionAddress {
+    /// The image: its place in [`BeginRequest::streams`].
+    pub stream: usize,
+    /// The region.
+    pub region: RegionIndex,
+}
+
+/// New content of parts of one region.
+#[derive(Clone, Debug)]
+pub struct RegionUpdate {
+    /// Where.
+    pub at: RegionAddress,
+    /// What changes, sorted and not overlapping.
+    pub pieces: Vec<Piece>,
+    /// The chunks that the server said it needs.
+    pub chunks: Vec<VerifiedChunk>,
+}
+
+/// What became of a [`RegionUpdate`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteOutcome {
+    /// Chunks that were taken in; more than the server will tell a remote
+    /// agent about what others have stored.
+    pub chunks_received: u32,
+}
+
+/// A run of bytes of the replica and what is known of it without sending it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckSlice {
+    /// First byte, relative to the region.
+    pub start: u32,
+    /// How many bytes.
+    pub length: u32,
+    /// The digest of these bytes in the replica; none where the replica can't
+    /// tell (unreadable then, damaged since), which never compares equal. A
+    /// run that no slice covers is zeros.
+    pub digest: Option<ChunkDigest>,
+}
+
+/// A synchronization that was begun and not committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Its id.
+    pub synchronization: SynchronizationId,
+    /// The only snapshot on which it may continue.
+    pub snapshot: SnapshotId,
+}
+
+/// What an agent may know of its own replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// The replica's state.
+    pub state: ReplicaState,
+    /// The newest recovery point; changes are expected since this one.
+    pub head: Option<PointId>,
+    /// What can be continued.
+    pub unfinished: Option<Unfinished>,
+}
+
+/// One synchronization to commit.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// Which.
+    pub synchronization: SynchronizationId,
+    /// The snapshot's facts.
+    pub facts: PointFacts,
+}
+
+/// The server's face to an agent.
+///
+/// *Atomic*: [`commit`](Self::commit) makes the points of all named
+/// synchronizations visible together or none; when it returns they survive any
+/// crash. *Idempotent*: committing a committed synchronization gives its
+/// point again, so that a lost reply costs nothing. *Cancelling* any call by
+/// dropping its future leaves the synchronization usable or, for `commit`,
+/// either committed or not: ask again. Calls for different regions may run
+/// concurrently and in any order; two writes to one region may not overlap in
+/// time.
+#[async_trait]
+pub trait ProtectionService: Send + Sync {
+    /// What is known of a source's replica; none if it never had one.
+    async fn replica(&self, source: &SourceName) -> Result<Option<ReplicaStatus>>;
+
+    /// Begins a synchronization, or continues one.
+    ///
+    /// Another unfinished synchronization of the same source is given up.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for streams that are
+    /// unsorted or too many; [`Conflict`](crate::ErrorKind::Conflict) if this
+    /// id was used for another snapshot or source.
+    async fn begin(&self, request: BeginRequest) -> Result<Arc<dyn Synchronization>>;
+
+    /// Commits synchronizations as recovery points, in the order named.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) for an unknown
+    /// synchronization. After any other error the outcome may be unknown:
+    /// repeat the call.
+    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<RecoveryPoint>>;
+}
+
+/// A synchronization under way.
+///
+/// Nothing it writes is visible before [`ProtectionService::commit`].
+#[async_trait]
+pub trait Synchronization: Send + Sync {
+    /// How the server wants the changes found.
+    fn plan(&self) -> &Plan;
+
+    /// The first region of an image that still has to be dealt with: those
+    /// before it survived an interruption.
+    fn resume_at(&self, stream: usize) -> RegionIndex;
+
+    /// For each digest, whether its chunk has to be sent to be used in this
+    /// region. Answered from the agent's own replica and this synchronization
+    /// alone, unless the operator opened a deduplication domain.
+    async fn needed(&self, at: &RegionAddress, digests: &[ChunkDigest]) -> Result<Vec<bool>>;
+
+    /// Replaces parts of a region. Every chunk that a piece names must be in
+    /// the update or must have been called not needed for this region.
+    ///
+    /// Writing the same update twice is the same as once.
+    ///
+    /// # Errors
+    /// [`ChunkMissing`](crate::ErrorKind::ChunkMissing), and nothing changed,
+    /// if a chunk is not (or no longer) known: send all chunks of the region.
+    async fn write(&self, update: RegionUpdate) -> Result<WriteOutcome>;
+
+    /// The replica's slices of a region, each with the digest of its bytes;
+    /// writes of this synchronization are seen.
+    async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>>;
+
+    /// The digests of each block of [`CHECK_BLOCK_LENGTH`] bytes of `range`
+    /// (relative to the region, the last block shorter) in the replica; none
+    /// where the replica can't tell.
+    async fn block_digests(
+        &self,
+        at: &RegionAddress,
+        range: Extent,
+    ) -> Result<Vec<Option<ChunkDigest>>>;
+
+    /// Tells that all regions of all images before this one are dealt with,
+    /// so that an interruption need not repeat them. A hint: the server
+    /// decides when that is worth making durable.
+    async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()>;
+
+    /// Gives the synchronization up. What it stored is collected later.
+    async fn abort(&self) -> Result<()>;
+}

@@ -1,0 +1,238 @@
+//! What a vault does for a protection server.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    BlockSource, ByteCount, CheckSlice, ChunkDigest, Error, Extent, Marks, PointFacts, PointId,
+    RecoveryPoint, RegionAddress, RegionIndex, RegionUpdate, ReplicaState, Result, SnapshotId,
+    SourceName, StreamName, StreamSpec, SynchronizationId, Timestamp, Unfinished, WriteOutcome,
+};
+
+/// From what the question "which chunks are needed" is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Deduplication {
+    /// From the source's own replica at the touched positions and from this
+    /// synchronization's own chunks: an agent learns nothing about others.
+    #[default]
+    OwnReplica,
+    /// From the whole vault: saves compressing and sending what any source
+    /// has stored. An agent learns from the answers what others have. For
+    /// sources that trust each other.
+    Vault,
+}
+
+/// What a store needs to begin a synchronization.
+#[derive(Clone, Debug)]
+pub struct StoreBegin {
+    /// Its id.
+    pub id: SynchronizationId,
+    /// The data source.
+    pub source: SourceName,
+    /// The snapshot that is read.
+    pub snapshot: SnapshotId,
+    /// Its images, by name in ascending order. An image that was longer in
+    /// `base` is cut, one that was shorter continues with a hole.
+    pub streams: Vec<StreamSpec>,
+    /// The point whose maps the new one starts from.
+    pub base: Option<PointId>,
+    /// From what `needed` is answered.
+    pub deduplication: Deduplication,
+}
+
+/// One point of a commit.
+#[derive(Clone, Debug)]
+pub struct NewPoint {
+    /// The synchronization that becomes it.
+    pub synchronization: SynchronizationId,
+    /// Its identity.
+    pub id: PointId,
+    /// When, by the protection server's clock.
+    pub time: Timestamp,
+    /// The snapshot's facts.
+    pub facts: PointFacts,
+    /// The replica's state after it.
+    pub state: ReplicaState,
+}
+
+/// What a vault keeps of a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaRecord {
+    /// The data source.
+    pub source: SourceName,
+    /// Its state.
+    pub state: ReplicaState,
+    /// The newest recovery point.
+    pub head: Option<PointId>,
+    /// A synchronization that can be continued.
+    pub unfinished: Option<Unfinished>,
+}
+
+/// What a vault holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VaultStatistics {
+    /// Replicas.
+    pub replicas: u64,
+    /// Recovery points.
+    pub points: u64,
+    /// The sum of the lengths of all images of all points.
+    pub logical_bytes: ByteCount,
+    /// Different chunks.
+    pub chunks: u64,
+    /// Their plain bytes.
+    pub plain_bytes: ByteCount,
+    /// Their compressed bytes.
+    pub compressed_bytes: ByteCount,
+    /// Packs.
+    pub packs: u64,
+    /// Bytes of all packs, maps and records included.
+    pub stored_bytes: ByteCount,
+    /// Bytes of packs of maps and records.
+    pub map_bytes: ByteCount,
+}
+
+/// Stores replicas and recovery points: the data path.
+///
+/// *Atomic*: [`commit`](Self::commit) makes all its points visible and durable
+/// together, or none. *Ordered*: a point is reported, here or by a listing,
+/// only when everything it needs is durable. *Cancelling* a call by dropping
+/// its future leaves every committed point whole. Implementations must not
+/// report state that a crash could take back.
+#[async_trait]
+pub trait RecoveryStore: Send + Sync {
+    /// Begins a synchronization, or continues the one with this id where it
+    /// stands. Another unfinished one of the source is forgotten.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) for an unknown base;
+    /// [`Conflict`](crate::ErrorKind::Conflict) if the id was committed, or
+    /// begun for another source or snapshot.
+    async fn begin(&self, begin: StoreBegin) -> Result<Arc<dyn ReplicaWriter>>;
+
+    /// Turns synchronizations into points, and their replicas' heads to them.
+    ///
+    /// A synchronization that was committed before gives its point again.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) for an unknown
+    /// synchronization; [`Fenced`](crate::ErrorKind::Fenced) if another owner
+    /// took over. After any error but `NotFound` the outcome is unknown until
+    /// it is asked for.
+    async fn commit(&self, points: Vec<NewPoint>) -> Result<Vec<RecoveryPoint>>;
+
+    /// The point that a committed synchronization became.
+    async fn committed(&self, synchronization: SynchronizationId) -> Result<Option<RecoveryPoint>>;
+
+    /// All replicas, by name.
+    async fn replicas(&self) -> Result<Vec<ReplicaRecord>>;
+
+    /// One replica; none if the source has none.
+    async fn replica(&self, source: &SourceName) -> Result<Option<ReplicaRecord>>;
+
+    /// Sets a replica's state, durably, making the replica if need be.
+    async fn set_state(&self, source: &SourceName, state: ReplicaState) -> Result<()>;
+
+    /// A source's points, oldest first.
+    async fn points(&self, source: &SourceName) -> Result<Vec<RecoveryPoint>>;
+
+    /// One point.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound).
+    async fn point(&self, id: PointId) -> Result<RecoveryPoint>;
+
+    /// Opens one image of a point.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) for the point or the image.
+    async fn open(&self, id: PointId, stream: &StreamName) -> Result<Arc<dyn Recovery>>;
+
+    /// The documents of a point.
+    async fn documents(&self, id: PointId) -> Result<Vec<crate::Document>>;
+
+    /// Where two images may differ, in order, merged per region: found by
+    /// walking only what the maps don't share. Bytes that are told may still
+    /// be equal; bytes that are not told are equal.
+    async fn compare(
+        &self,
+        from: (PointId, &StreamName),
+        to: (PointId, &StreamName),
+    ) -> Result<BoxStream<'static, Result<Extent>>>;
+}
+
+/// A synchronization in a store. Calls as in [`crate::Synchronization`].
+#[async_trait]
+pub trait ReplicaWriter: Send + Sync {
+    /// See [`crate::Synchronization::resume_at`].
+    fn resume_at(&self, stream: usize) -> RegionIndex;
+
+    /// See [`crate::Synchronization::needed`].
+    async fn needed(&self, at: &RegionAddress, digests: &[ChunkDigest]) -> Result<Vec<bool>>;
+
+    /// See [`crate::Synchronization::write`].
+    async fn write(&self, update: RegionUpdate) -> Result<WriteOutcome>;
+
+    /// See [`crate::Synchronization::slices`].
+    async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>>;
+
+    /// See [`crate::Synchronization::block_digests`].
+    async fn block_digests(
+        &self,
+        at: &RegionAddress,
+        range: Extent,
+    ) -> Result<Vec<Option<ChunkDigest>>>;
+
+    /// See [`crate::Synchronization::progress`].
+    async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()>;
+
+    /// See [`crate::Synchronization::abort`].
+    async fn abort(&self) -> Result<()>;
+}
+
+/// A part of an image that was read, and what of it can't be brought back.
+#[derive(Debug, Default)]
+pub struct RecoveredRange {
+    /// Data, in order; every byte checked against its digest.
+    pub data: Vec<(Extent, Bytes)>,
+    /// What is missing, in order, each with why.
+    pub missing: Vec<(Extent, Error)>,
+}
+
+/// An image of a recovery point: a [`BlockSource`] that can also be read
+/// around damage.
+#[async_trait]
+pub trait Recovery: BlockSource {
+    /// Reads what can be read of a range of at most one region. What neither
+    /// is in `data` nor in `missing` is a hole.
+    ///
+    /// # Errors
+    /// Only where nothing can be told: a damaged map, a store that does not
+    /// answer.
+    async fn recover(&self, range: Extent) -> Result<RecoveredRange>;
+}
+
+/// Looks after a vault: what removes, and what counts.
+#[async_trait]
+pub trait Maintenance: Send + Sync {
+    /// Removes points from the catalog, durably and all together. Their space
+    /// is given back by collection. An unknown point is passed over.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::ErrorKind::Conflict), and nothing removed, if one
+    /// is the head of its replica, pinned or held.
+    async fn expire(&self, points: &[PointId]) -> Result<()>;
+
+    /// Sets a point's marks, durably.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound).
+    async fn mark(&self, point: PointId, marks: Marks) -> Result<()>;
+
+    /// Counts what the vault holds.
+    async fn statistics(&self) -> Result<VaultStatistics>;
+}
