@@ -40,6 +40,19 @@ pub trait BlockSource: Send + Sync {
     /// where repeating may help.
     async fn read(&self, at: ByteOffset, length: ByteCount) -> Result<Bytes>;
 
+    /// Reads many ranges in one call, exactly; one answer for each range, in
+    /// the same order.
+    ///
+    /// As [`read`](Self::read), for scattered small ranges: an implementation
+    /// asks its medium for all of them before it waits for the first. Ranges
+    /// may come in any order and may overlap; an empty one gives no bytes. The
+    /// answers may share one buffer, so that keeping one may keep all.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); the error names the first range that failed,
+    /// and nothing is answered for the others.
+    async fn read_extents(&self, extents: &[Extent]) -> Result<Vec<Bytes>>;
+
     /// The parts of `range` that may hold data, in order and not overlapping;
     /// all that is left out reads as zeros. `range` itself is always a right
     /// answer.
