@@ -75,7 +75,7 @@ pub use region::{
     SliceContent, region_count,
 };
 pub use replica::{InconsistencyReason, ReplicaEvent, ReplicaState};
-
+pub use retention::{Decision, KeepReason, RetentionPolicy, Verdict};
 pub use service::{
     BeginRequest, CHECK_BLOCK_LENGTH, CheckSlice, Commit, Plan, ProtectionService, RegionAddress,
     RegionUpdate, ReplicaStatus, StreamSpec, Synchronization, Unfinished, WriteOutcome,
