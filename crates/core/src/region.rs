@@ -212,18 +212,15 @@ impl RegionMap {
     pub fn overlay(&mut self, pieces: &[Piece]) -> Result<()> {
         let mut end = 0;
         for piece in pieces {
-            end = match piece.content {
-                PieceContent::Data(SliceContent::Chunk { skip, .. }) => {
-                    check_run(end, piece.start, piece.length, skip)?
-                }
-                _ => {
-                    check_run(end, piece.start, piece.length.min(MAX_CHUNK_LENGTH), 0)?;
-                    check_end(&Slice {
-                        start: piece.start,
-                        length: piece.length,
-                        content: SliceContent::Unreadable,
-                    })?
-                }
+            end = if let PieceContent::Data(SliceContent::Chunk { skip, .. }) = piece.content {
+                check_run(end, piece.start, piece.length, skip)?
+            } else {
+                check_run(end, piece.start, piece.length.min(MAX_CHUNK_LENGTH), 0)?;
+                check_end(&Slice {
+                    start: piece.start,
+                    length: piece.length,
+                    content: SliceContent::Unreadable,
+                })?
             };
         }
         let mut merged = Vec::with_capacity(self.slices.len() + 2 * pieces.len());

@@ -74,7 +74,7 @@ impl Default for RetentionPolicy {
             monthly: 12,
             yearly: 3,
             minimum_count: 3,
-            minimum_age: Duration::from_secs(86_400),
+            minimum_age: Duration::from_hours(24),
         }
     }
 }

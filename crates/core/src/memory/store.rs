@@ -1,0 +1,289 @@
+//! A recovery store in memory.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+
+use super::image::Image;
+use super::vault::Vault;
+use super::writer::MemoryWriter;
+use crate::{
+    BlockSource, ByteCount, ByteOffset, Document, Error, ErrorKind, Extent, Geometry, Maintenance,
+    Marks, NewPoint, PointId, REGION_LENGTH, RecoveredRange, Recovery, RecoveryPoint,
+    RecoveryStore, ReplicaRecord, ReplicaState, ReplicaWriter, Result, SliceContent, SourceName,
+    StoreBegin, StreamName, SynchronizationId, VaultStatistics,
+};
+
+/// A vault in memory: it lasts as long as the process.
+///
+/// Clones are the same vault.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryStore {
+    vault: Arc<Mutex<Vault>>,
+}
+
+impl MemoryStore {
+    /// An empty vault.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn vault(&self) -> MutexGuard<'_, Vault> {
+        self.vault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Damages the chunk that holds this byte of an image, as a bad disk
+    /// would: every point that uses it misses those bytes until a
+    /// synchronization sends it again.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) for the point or the image, or if no
+    /// chunk holds the byte.
+    pub fn damage(&self, point: PointId, stream: &StreamName, at: ByteOffset) -> Result<()> {
+        let mut vault = self.vault();
+        let byte = Extent::new(at, ByteCount(1))?;
+        let runs = vault.image(point, stream)?.runs(byte);
+        match runs.first() {
+            Some((_, SliceContent::Chunk { digest, .. })) => {
+                vault.chunks.damage(*digest);
+                Ok(())
+            }
+            _ => Err(Error::not_found(format!(
+                "no chunk holds byte {at} of image {stream} of recovery point {point}"
+            ))),
+        }
+    }
+}
+
+#[async_trait]
+impl RecoveryStore for MemoryStore {
+    async fn begin(&self, begin: StoreBegin) -> Result<Arc<dyn ReplicaWriter>> {
+        let writer = MemoryWriter {
+            vault: Arc::clone(&self.vault),
+            source: begin.source.clone(),
+            id: begin.id,
+        };
+        self.vault().begin(begin)?;
+        Ok(Arc::new(writer))
+    }
+
+    async fn commit(&self, points: Vec<NewPoint>) -> Result<Vec<RecoveryPoint>> {
+        self.vault().commit(&points)
+    }
+
+    async fn committed(&self, synchronization: SynchronizationId) -> Result<Option<RecoveryPoint>> {
+        Ok(self.vault().committed(synchronization))
+    }
+
+    async fn replicas(&self) -> Result<Vec<ReplicaRecord>> {
+        let vault = self.vault();
+        let records = vault
+            .replicas
+            .keys()
+            .filter_map(|source| vault.record(source));
+        Ok(records.collect())
+    }
+
+    async fn replica(&self, source: &SourceName) -> Result<Option<ReplicaRecord>> {
+        Ok(self.vault().record(source))
+    }
+
+    async fn set_state(&self, source: &SourceName, state: ReplicaState) -> Result<()> {
+        let mut vault = self.vault();
+        vault.replicas.entry(source.clone()).or_default().state = state;
+        Ok(())
+    }
+
+    async fn points(&self, source: &SourceName) -> Result<Vec<RecoveryPoint>> {
+        let vault = self.vault();
+        let mut points: Vec<RecoveryPoint> = vault
+            .points
+            .values()
+            .filter(|entry| entry.point.source == *source)
+            .map(|entry| entry.point.clone())
+            .collect();
+        points.sort_by_key(|point| point.sequence);
+        Ok(points)
+    }
+
+    async fn point(&self, id: PointId) -> Result<RecoveryPoint> {
+        Ok(self.vault().entry(id)?.point.clone())
+    }
+
+    async fn open(&self, id: PointId, stream: &StreamName) -> Result<Arc<dyn Recovery>> {
+        Ok(Arc::new(MemoryRecovery {
+            vault: Arc::clone(&self.vault),
+            image: self.vault().image(id, stream)?.clone(),
+            name: format!("image {stream} of recovery point {id}"),
+        }))
+    }
+
+    async fn documents(&self, id: PointId) -> Result<Vec<Document>> {
+        Ok(self.vault().entry(id)?.documents.clone())
+    }
+
+    async fn compare(
+        &self,
+        from: (PointId, &StreamName),
+        to: (PointId, &StreamName),
+    ) -> Result<BoxStream<'static, Result<Extent>>> {
+        let vault = self.vault();
+        let from = vault.image(from.0, from.1)?;
+        let differences = from.differences(vault.image(to.0, to.1)?);
+        Ok(stream::iter(differences.into_iter().map(Ok)).boxed())
+    }
+}
+
+#[async_trait]
+impl Maintenance for MemoryStore {
+    async fn expire(&self, points: &[PointId]) -> Result<()> {
+        let mut vault = self.vault();
+        for id in points {
+            let Some(entry) = vault.points.get(id) else {
+                continue;
+            };
+            let marks = &entry.point.marks;
+            let is_head = vault
+                .replicas
+                .get(&entry.point.source)
+                .is_some_and(|replica| replica.head == Some(*id));
+            if is_head || marks.pinned || !marks.holds.is_empty() {
+                return Err(Error::conflict(format!(
+                    "recovery point {id} is the head of {}, pinned or held",
+                    entry.point.source
+                )));
+            }
+        }
+        vault.points.retain(|id, _| !points.contains(id));
+        Ok(())
+    }
+
+    async fn mark(&self, point: PointId, marks: Marks) -> Result<()> {
+        let mut vault = self.vault();
+        vault.entry(point)?;
+        if let Some(entry) = vault.points.get_mut(&point) {
+            entry.point.marks = marks;
+        }
+        Ok(())
+    }
+
+    async fn statistics(&self) -> Result<VaultStatistics> {
+        let vault = self.vault();
+        let (chunks, plain_bytes, compressed_bytes) = vault.chunks.totals();
+        let lengths = vault
+            .points
+            .values()
+            .flat_map(|entry| &entry.point.streams)
+            .map(|stream| stream.length);
+        Ok(VaultStatistics {
+            replicas: vault.replicas.len() as u64,
+            points: vault.points.len() as u64,
+            logical_bytes: lengths.sum(),
+            chunks,
+            plain_bytes,
+            compressed_bytes,
+            packs: 0,
+            stored_bytes: compressed_bytes,
+            map_bytes: ByteCount::ZERO,
+        })
+    }
+}
+
+/// An opened image of a point.
+#[derive(Debug)]
+struct MemoryRecovery {
+    vault: Arc<Mutex<Vault>>,
+    image: Image,
+    name: String,
+}
+
+impl MemoryRecovery {
+    fn check_range(&self, range: Extent) -> Result<()> {
+        if Extent::whole(self.image.length()).contains(range) {
+            return Ok(());
+        }
+        Err(Error::invalid_input(format!(
+            "range {range} passes the end of {} ({} bytes)",
+            self.name,
+            self.image.length()
+        )))
+    }
+
+    fn recover_now(&self, range: Extent) -> Result<RecoveredRange> {
+        self.check_range(range)?;
+        let vault = self.vault.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recovered = RecoveredRange::default();
+        for (extent, content) in self.image.runs(range) {
+            let part = match content {
+                SliceContent::Chunk { digest, skip } => {
+                    vault.chunks.part(digest, skip, extent.length())
+                }
+                SliceContent::Unreadable => Err(Error::new(
+                    ErrorKind::Unreadable,
+                    "the source could not be read here when the point was made",
+                )),
+            };
+            match part {
+                Ok(bytes) => recovered.data.push((extent, bytes)),
+                Err(error) => {
+                    let error = error.within(format_args!("bytes {extent} of {}", self.name));
+                    recovered.missing.push((extent, error));
+                }
+            }
+        }
+        Ok(recovered)
+    }
+}
+
+#[async_trait]
+impl BlockSource for MemoryRecovery {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            length: self.image.length(),
+            block: ByteCount(4096),
+        }
+    }
+
+    async fn read(&self, at: ByteOffset, length: ByteCount) -> Result<Bytes> {
+        let recovered = self.recover_now(Extent::new(at, length)?)?;
+        if let Some((_, error)) = recovered.missing.into_iter().next() {
+            return Err(error);
+        }
+        let mut plain = vec![0; length.to_usize()?];
+        for (extent, bytes) in recovered.data {
+            let start = ByteCount(extent.offset().0 - at.0).to_usize()?;
+            plain[start..start + bytes.len()].copy_from_slice(&bytes);
+        }
+        Ok(Bytes::from(plain))
+    }
+
+    async fn read_extents(&self, extents: &[Extent]) -> Result<Vec<Bytes>> {
+        let mut answers = Vec::with_capacity(extents.len());
+        for extent in extents {
+            answers.push(self.read(extent.offset(), extent.length()).await?);
+        }
+        Ok(answers)
+    }
+
+    async fn data_extents(&self, range: Extent) -> Result<Vec<Extent>> {
+        self.check_range(range)?;
+        let runs = self.image.runs(range);
+        let data: crate::ExtentSet = runs.into_iter().map(|(extent, _)| extent).collect();
+        Ok(data.iter().collect())
+    }
+}
+
+#[async_trait]
+impl Recovery for MemoryRecovery {
+    async fn recover(&self, range: Extent) -> Result<RecoveredRange> {
+        if range.length().0 > u64::from(REGION_LENGTH) {
+            return Err(Error::invalid_input(format!(
+                "range {range} is longer than a region"
+            )));
+        }
+        self.recover_now(range)
+    }
+}

@@ -1,0 +1,231 @@
+//! A synchronization in the in-memory store.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use super::image::Image;
+use super::vault::{Chunks, Vault, Work};
+use crate::{
+    ByteCount, ByteOffset, CHECK_BLOCK_LENGTH, CheckSlice, ChunkDigest, Deduplication, Error,
+    ErrorKind, Extent, Piece, PieceContent, RegionAddress, RegionIndex, RegionUpdate,
+    ReplicaWriter, Result, SliceContent, SourceName, SynchronizationId, VerifiedChunk,
+    WriteOutcome, region_count,
+};
+
+/// Writes to one synchronization for as long as it is not committed or given
+/// up; everything that it wrote stays when it is dropped.
+#[derive(Debug)]
+pub(super) struct MemoryWriter {
+    pub(super) vault: Arc<Mutex<Vault>>,
+    pub(super) source: SourceName,
+    pub(super) id: SynchronizationId,
+}
+
+impl MemoryWriter {
+    fn vault(&self) -> MutexGuard<'_, Vault> {
+        self.vault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl ReplicaWriter for MemoryWriter {
+    fn resume_at(&self, stream: usize) -> RegionIndex {
+        let vault = self.vault();
+        let Ok(work) = vault.work(&self.source, self.id) else {
+            return RegionIndex(0);
+        };
+        let (at, next) = work.progress;
+        match work.begin.streams.get(stream) {
+            Some(spec) if stream < at => RegionIndex(region_count(spec.length)),
+            Some(_) if stream == at => next,
+            _ => RegionIndex(0),
+        }
+    }
+
+    async fn needed(&self, at: &RegionAddress, digests: &[ChunkDigest]) -> Result<Vec<bool>> {
+        let vault = self.vault();
+        let work = vault.work(&self.source, self.id)?;
+        region_extent(work, at)?;
+        Ok(digests
+            .iter()
+            .map(|digest| !may_name(work, &vault.chunks, at, *digest))
+            .collect())
+    }
+
+    async fn write(&self, update: RegionUpdate) -> Result<WriteOutcome> {
+        let mut vault = self.vault();
+        let (work, chunks) = vault.work_mut(&self.source, self.id)?;
+        check_pieces(work, &update.at, &update.pieces)?;
+        check_chunks(work, chunks, &update)?;
+        // The overlay is the last step that can fail for its input.
+        work.images[update.at.stream].overlay(update.at.region, &update.pieces)?;
+        for chunk in &update.chunks {
+            let added = chunks.insert(chunk)?;
+            work.bytes_added = work.bytes_added.saturating_add(added);
+            work.own.insert(chunk.digest());
+        }
+        Ok(WriteOutcome {
+            chunks_received: u32::try_from(update.chunks.len()).unwrap_or(u32::MAX),
+        })
+    }
+
+    async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>> {
+        let vault = self.vault();
+        let work = vault.work(&self.source, self.id)?;
+        region_extent(work, at)?;
+        let map = work.images[at.stream].region(at.region);
+        let slices = map.slices().iter().map(|slice| CheckSlice {
+            start: slice.start,
+            length: slice.length,
+            digest: slice_digest(&vault.chunks, slice.content, slice.length),
+        });
+        Ok(slices.collect())
+    }
+
+    async fn block_digests(
+        &self,
+        at: &RegionAddress,
+        range: Extent,
+    ) -> Result<Vec<Option<ChunkDigest>>> {
+        let vault = self.vault();
+        let work = vault.work(&self.source, self.id)?;
+        let region = region_extent(work, at)?;
+        if range.end().0 > region.length().0 {
+            return Err(Error::invalid_input(format!(
+                "range {range} passes the end of region {}",
+                at.region.0
+            )));
+        }
+        let image = &work.images[at.stream];
+        let start = region.offset().0 + range.offset().0;
+        let end = start + range.length().0;
+        let blocks = (start..end).step_by(CHECK_BLOCK_LENGTH as usize);
+        Ok(blocks
+            .map(|block| {
+                let block_end = end.min(block + u64::from(CHECK_BLOCK_LENGTH));
+                let block = Extent::between(ByteOffset(block), ByteOffset(block_end));
+                plain(image, &vault.chunks, block).map(|bytes| ChunkDigest::of(&bytes))
+            })
+            .collect())
+    }
+
+    async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()> {
+        let mut vault = self.vault();
+        let (work, _) = vault.work_mut(&self.source, self.id)?;
+        work.progress = work.progress.max((stream, next));
+        Ok(())
+    }
+
+    async fn abort(&self) -> Result<()> {
+        let mut vault = self.vault();
+        // One that has ended already is as good as given up.
+        if vault.work(&self.source, self.id).is_ok()
+            && let Some(replica) = vault.replicas.get_mut(&self.source)
+        {
+            replica.work = None;
+        }
+        Ok(())
+    }
+}
+
+/// The region's range in its image.
+fn region_extent(work: &Work, at: &RegionAddress) -> Result<Extent> {
+    let image = work.images.get(at.stream).ok_or_else(|| {
+        Error::invalid_input(format!(
+            "image {} of synchronization {} does not exist",
+            at.stream, work.begin.id
+        ))
+    })?;
+    let extent = at.region.extent(image.length());
+    if extent.is_empty() {
+        return Err(Error::invalid_input(format!(
+            "region {} lies past the end of image {}",
+            at.region.0, work.begin.streams[at.stream].name
+        )));
+    }
+    Ok(extent)
+}
+
+fn check_pieces(work: &Work, at: &RegionAddress, pieces: &[Piece]) -> Result<()> {
+    let region = region_extent(work, at)?;
+    let end = |piece: &Piece| u64::from(piece.start) + u64::from(piece.length);
+    match pieces.iter().find(|piece| end(piece) > region.length().0) {
+        None => Ok(()),
+        Some(piece) => Err(Error::invalid_input(format!(
+            "a piece of {} bytes at {} passes the end of region {} of image {}",
+            piece.length, piece.start, at.region.0, work.begin.streams[at.stream].name
+        ))),
+    }
+}
+
+/// Checks that every chunk that a piece names is sent or known, and holds the
+/// piece.
+fn check_chunks(work: &Work, chunks: &Chunks, update: &RegionUpdate) -> Result<()> {
+    let sent: BTreeMap<ChunkDigest, &VerifiedChunk> = update
+        .chunks
+        .iter()
+        .map(|chunk| (chunk.digest(), chunk))
+        .collect();
+    for piece in &update.pieces {
+        let PieceContent::Data(SliceContent::Chunk { digest, skip }) = piece.content else {
+            continue;
+        };
+        let length = match sent.get(&digest) {
+            Some(chunk) => u64::from(chunk.length()),
+            None if may_name(work, chunks, &update.at, digest) => {
+                chunks.plain(digest)?.len() as u64
+            }
+            None => {
+                return Err(Error::new(
+                    ErrorKind::ChunkMissing,
+                    format!(
+                        "chunk {digest} is not known to synchronization {}",
+                        work.begin.id
+                    ),
+                ));
+            }
+        };
+        if u64::from(skip) + u64::from(piece.length) > length {
+            return Err(Error::invalid_input(format!(
+                "a piece of {} bytes from byte {skip} passes the end of chunk {digest}",
+                piece.length
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a chunk may be named without being sent.
+fn may_name(work: &Work, chunks: &Chunks, at: &RegionAddress, digest: ChunkDigest) -> bool {
+    // One that is damaged has to be sent again, which heals it.
+    chunks.plain(digest).is_ok()
+        && (work.begin.deduplication == Deduplication::Vault || work.knows(at, digest))
+}
+
+fn slice_digest(chunks: &Chunks, content: SliceContent, length: u32) -> Option<ChunkDigest> {
+    let SliceContent::Chunk { digest, skip } = content else {
+        return None;
+    };
+    let part = chunks
+        .part(digest, skip, ByteCount(u64::from(length)))
+        .ok()?;
+    Some(ChunkDigest::of(&part))
+}
+
+/// The plain bytes of a range; none if any of them can't be told.
+fn plain(image: &Image, chunks: &Chunks, range: Extent) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; range.length().to_usize().ok()?];
+    for (extent, content) in image.runs(range) {
+        let SliceContent::Chunk { digest, skip } = content else {
+            return None;
+        };
+        let part = chunks.part(digest, skip, extent.length()).ok()?;
+        let at = ByteCount(extent.offset().0 - range.offset().0)
+            .to_usize()
+            .ok()?;
+        bytes[at..at + part.len()].copy_from_slice(&part);
+    }
+    Some(bytes)
+}
