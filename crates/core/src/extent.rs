@@ -214,6 +214,10 @@ impl FromIterator<Extent> for ExtentSet {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "the positions of these tests are small"
+)]
 mod tests {
     use proptest::prelude::*;
 

@@ -189,6 +189,11 @@ pub trait Synchronization: Send + Sync {
     /// # Errors
     /// [`ChunkMissing`](crate::ErrorKind::ChunkMissing), and nothing changed,
     /// if a chunk is not (or no longer) known: send all chunks of the region.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput), and nothing changed,
+    /// for an image or region that does not exist, and for pieces that are
+    /// empty, unsorted, overlap, or pass the image's, the region's or a sent
+    /// chunk's end. [`Conflict`](crate::ErrorKind::Conflict) if the
+    /// synchronization was committed or given up.
     async fn write(&self, update: RegionUpdate) -> Result<WriteOutcome>;
 
     /// The replica's slices of a region, each with the digest of its bytes;

@@ -157,7 +157,11 @@ pub trait RecoveryStore: Send + Sync {
 
     /// Where two images may differ, in order, merged per region: found by
     /// walking only what the maps don't share. Bytes that are told may still
-    /// be equal; bytes that are not told are equal.
+    /// be equal; bytes that are not told are equal. The shorter of two images
+    /// counts as continued with zeros.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) for a point or an image.
     async fn compare(
         &self,
         from: (PointId, &StreamName),

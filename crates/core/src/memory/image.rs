@@ -69,7 +69,10 @@ impl Image {
 
     /// What is no hole in `range`, in order, cut at its ends.
     pub(super) fn runs(&self, range: Extent) -> Vec<Run> {
-        let last = ByteOffset(range.end().0.saturating_sub(1));
+        if range.is_empty() {
+            return Vec::new();
+        }
+        let last = ByteOffset(range.end().0 - 1);
         let regions = RegionIndex::at(range.offset())..=RegionIndex::at(last);
         self.regions
             .range(regions)

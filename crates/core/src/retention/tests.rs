@@ -14,6 +14,12 @@ use crate::{
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
 
+/// Names the bucket of an instant.
+type BucketName = fn(Timestamp) -> String;
+
+/// Finds one number of a policy.
+type Set = fn(&mut RetentionPolicy) -> &mut u32;
+
 fn point(sequence: u64, time: i64, pinned: bool, held: bool) -> RecoveryPoint {
     let mut id = [0; 16];
     id[8..].copy_from_slice(&sequence.to_be_bytes());
@@ -150,7 +156,7 @@ fn naive(policy: &RetentionPolicy, points: &[RecoveryPoint], now: i64) -> BTreeS
             .filter(|p| p.sequence > point.sequence && among(p))
             .count()
     };
-    let buckets: [(u32, fn(Timestamp) -> String); 5] = [
+    let buckets: [(u32, BucketName); 5] = [
         (policy.hourly, |t| t.to_string()[..13].to_owned()),
         (policy.daily, |t| t.to_string()[..10].to_owned()),
         (policy.weekly, |t| {
@@ -328,7 +334,6 @@ fn each_rule_keeps_the_newest_of_its_buckets() {
         point(6, new_year, false, false),
         point(7, new_year + HOUR, false, false),
     ];
-    type Set = fn(&mut RetentionPolicy) -> &mut u32;
     let rules: [(Set, u32, &[u64]); 6] = [
         (|p| &mut p.last, 2, &[6, 7]),
         (|p| &mut p.hourly, 3, &[5, 6, 7]),
@@ -360,7 +365,7 @@ fn days_without_points_do_not_count() {
                     if n == 5 {
                         (4 + gap) * DAY
                     } else {
-                        n as i64 * DAY
+                        n.cast_signed() * DAY
                     },
                     false,
                     false,

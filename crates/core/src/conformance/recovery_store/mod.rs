@@ -1,0 +1,95 @@
+//! The contracts of [`RecoveryStore`], [`ReplicaWriter`](crate::ReplicaWriter),
+//! [`Recovery`](crate::Recovery) and [`Maintenance`].
+
+mod chunks;
+mod commits;
+mod comparison;
+mod content;
+mod lifecycle;
+mod random;
+mod rig;
+mod upkeep;
+
+use std::sync::Arc;
+
+use crate::{Maintenance, RecoveryStore};
+use rig::Rig;
+
+/// What the suite checks: a vault with its maintenance.
+pub trait StoreUnderTest: RecoveryStore + Maintenance {}
+
+impl<S: RecoveryStore + Maintenance + ?Sized> StoreUnderTest for S {}
+
+/// Runs cases, each on a fresh store.
+macro_rules! run {
+    ($make:ident, $($case:path),+ $(,)?) => {
+        $(
+            tracing::debug!(case = stringify!($case), "checking a recovery store");
+            Box::pin($case(&mut Rig::new($make().await))).await;
+        )+
+    };
+}
+
+/// Checks a recovery store: every clause by a case of its own, then sequences
+/// of operations by a few fixed seeds.
+///
+/// `make` gives an empty store at each call.
+///
+/// # Panics
+/// At the first broken clause, naming it.
+pub async fn recovery_store(make: impl AsyncFn() -> Arc<dyn StoreUnderTest>) {
+    run!(
+        make,
+        commits::a_fresh_store_holds_nothing,
+        commits::an_initial_becomes_visible_by_its_commit,
+        commits::what_the_agent_said_is_kept,
+        commits::a_group_commits_together,
+        commits::a_group_with_an_unknown_member_changes_nothing,
+        commits::committing_again_gives_the_same_point,
+        commits::points_are_ordered_by_commit_not_by_time,
+        lifecycle::an_interrupted_synchronization_continues,
+        lifecycle::a_synchronization_stays_on_its_snapshot,
+        lifecycle::an_abort_leaves_the_replica_as_it_was,
+        lifecycle::a_second_begin_gives_up_the_first,
+        lifecycle::a_begin_needs_a_known_base,
+        content::empty_and_wholly_empty_images,
+        content::tiny_extents_lie_over_old_data,
+        content::unreadable_blocks_are_recorded_and_healed,
+        content::images_shrink_and_grow,
+        content::images_come_and_go,
+        content::regions_are_written_concurrently,
+        content::the_same_update_twice_is_once,
+        content::an_old_point_can_be_a_base,
+        chunks::a_missing_chunk_is_refused_and_nothing_changes,
+        chunks::needed_answers_from_the_own_replica,
+        chunks::others_chunks_can_not_be_named,
+        chunks::a_shared_domain_names_others_chunks,
+        chunks::bad_updates_are_refused_and_nothing_changes,
+        comparison::slices_tell_the_replica,
+        comparison::block_digests_tell_the_replica,
+        comparison::equal_points_do_not_differ,
+        comparison::differences_are_all_told,
+        upkeep::expired_points_are_gone,
+        upkeep::what_must_stay_does_not_expire,
+        upkeep::marks_are_kept,
+        upkeep::states_are_kept,
+        upkeep::statistics_count,
+    );
+    for seed in 1..=6 {
+        recovery_store_by_seed(&make, seed).await;
+    }
+}
+
+/// Checks a recovery store by a random sequence of operations against plain
+/// images: edits, interruptions, aborts, group commits, resizing, expiry,
+/// marks. The same seed gives the same sequence.
+///
+/// # Panics
+/// At the first surprise; the seed is printed before.
+pub async fn recovery_store_by_seed(make: impl AsyncFn() -> Arc<dyn StoreUnderTest>, seed: u64) {
+    Box::pin(random::sequence(
+        &mut Rig::with_seed(make().await, seed),
+        seed,
+    ))
+    .await;
+}

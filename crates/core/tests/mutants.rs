@@ -1,0 +1,295 @@
+//! A suite is worth something only if it can fail: stores that are broken on
+//! purpose, each in one way, must not pass, and for the right reason.
+#![cfg(all(feature = "conformance", feature = "memory"))]
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use backstop_core::conformance::{self, StoreUnderTest};
+use backstop_core::memory::MemoryStore;
+use backstop_core::{
+    BlockSource, ByteCount, ByteOffset, CheckSlice, ChunkDigest, Deduplication, Document,
+    ErrorKind, Extent, Geometry, Maintenance, Marks, NewPoint, PointId, RecoveredRange, Recovery,
+    RecoveryPoint, RecoveryStore, RegionAddress, RegionIndex, RegionUpdate, ReplicaRecord,
+    ReplicaState, ReplicaWriter, Result, SourceName, StoreBegin, StreamName, SynchronizationId,
+    VaultStatistics, WriteOutcome,
+};
+use bytes::Bytes;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
+
+/// The one way in which a store is broken.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mutation {
+    None,
+    /// The last of several pieces is lost.
+    LosesAPiece,
+    /// A group is committed one by one.
+    CommitsOneByOne,
+    /// What the whole vault holds is told to everybody.
+    TellsWhatOthersHave,
+    /// One region too many is skipped when a synchronization continues.
+    SkipsARegion,
+    /// Nothing ever differs.
+    SeesNoDifference,
+    /// Blocks that could not be read read as zeros.
+    HidesUnreadable,
+    /// A shrunk image keeps what lay past its end.
+    KeepsTheTail,
+    /// A refused write has done its first piece.
+    WritesHalf,
+    /// A point that must stay is passed over while the others expire.
+    ExpiresTheRest,
+    /// Slices say nothing of what was written.
+    SlicesLagBehind,
+}
+
+#[derive(Clone, Debug)]
+struct Mutant {
+    inner: MemoryStore,
+    mutation: Mutation,
+}
+
+impl Mutant {
+    fn is(&self, mutation: Mutation) -> bool {
+        self.mutation == mutation
+    }
+}
+
+#[async_trait]
+impl RecoveryStore for Mutant {
+    async fn begin(&self, mut begin: StoreBegin) -> Result<Arc<dyn ReplicaWriter>> {
+        if self.is(Mutation::TellsWhatOthersHave) {
+            begin.deduplication = Deduplication::Vault;
+        }
+        if self.is(Mutation::KeepsTheTail) {
+            let points = self.inner.points(&begin.source).await?;
+            begin.base = points
+                .iter()
+                .rfind(|point| holds_more(point, &begin))
+                .map(|point| point.id)
+                .or(begin.base);
+        }
+        let inner = self.inner.begin(begin).await?;
+        let stale = inner.slices(&first_region()).await.unwrap_or_default();
+        let mutation = self.mutation;
+        Ok(Arc::new(MutantWriter {
+            inner,
+            mutation,
+            stale,
+        }))
+    }
+    async fn commit(&self, points: Vec<NewPoint>) -> Result<Vec<RecoveryPoint>> {
+        if !self.is(Mutation::CommitsOneByOne) {
+            return self.inner.commit(points).await;
+        }
+        let mut committed = Vec::new();
+        for point in points {
+            committed.extend(self.inner.commit(vec![point]).await?);
+        }
+        Ok(committed)
+    }
+    async fn committed(&self, id: SynchronizationId) -> Result<Option<RecoveryPoint>> {
+        self.inner.committed(id).await
+    }
+    async fn replicas(&self) -> Result<Vec<ReplicaRecord>> {
+        self.inner.replicas().await
+    }
+    async fn replica(&self, source: &SourceName) -> Result<Option<ReplicaRecord>> {
+        self.inner.replica(source).await
+    }
+    async fn set_state(&self, source: &SourceName, state: ReplicaState) -> Result<()> {
+        self.inner.set_state(source, state).await
+    }
+    async fn points(&self, source: &SourceName) -> Result<Vec<RecoveryPoint>> {
+        self.inner.points(source).await
+    }
+    async fn point(&self, id: PointId) -> Result<RecoveryPoint> {
+        self.inner.point(id).await
+    }
+    async fn open(&self, id: PointId, stream: &StreamName) -> Result<Arc<dyn Recovery>> {
+        let inner = self.inner.open(id, stream).await?;
+        if self.is(Mutation::HidesUnreadable) {
+            return Ok(Arc::new(HidesUnreadable(inner)));
+        }
+        Ok(inner)
+    }
+    async fn documents(&self, id: PointId) -> Result<Vec<Document>> {
+        self.inner.documents(id).await
+    }
+    async fn compare(
+        &self,
+        from: (PointId, &StreamName),
+        to: (PointId, &StreamName),
+    ) -> Result<BoxStream<'static, Result<Extent>>> {
+        if self.is(Mutation::SeesNoDifference) {
+            let _same_errors = self.inner.compare(from, to).await?;
+            return Ok(stream::empty().boxed());
+        }
+        self.inner.compare(from, to).await
+    }
+}
+
+#[async_trait]
+impl Maintenance for Mutant {
+    async fn expire(&self, points: &[PointId]) -> Result<()> {
+        let mut result = self.inner.expire(points).await;
+        if self.is(Mutation::ExpiresTheRest) && result.is_err() {
+            for point in points {
+                let one = self.inner.expire(&[*point]).await;
+                result = result.and(one);
+            }
+        }
+        result
+    }
+    async fn mark(&self, point: PointId, marks: Marks) -> Result<()> {
+        self.inner.mark(point, marks).await
+    }
+    async fn statistics(&self) -> Result<VaultStatistics> {
+        self.inner.statistics().await
+    }
+}
+
+/// Whether a point's images are longer than those of a synchronization, which
+/// then brings back what had been cut away.
+fn holds_more(point: &RecoveryPoint, begin: &StoreBegin) -> bool {
+    let length = |lengths: &mut dyn Iterator<Item = ByteCount>| lengths.sum::<ByteCount>();
+    length(&mut point.streams.iter().map(|stream| stream.length))
+        > length(&mut begin.streams.iter().map(|stream| stream.length))
+}
+
+fn first_region() -> RegionAddress {
+    RegionAddress {
+        stream: 0,
+        region: RegionIndex(0),
+    }
+}
+
+struct MutantWriter {
+    inner: Arc<dyn ReplicaWriter>,
+    mutation: Mutation,
+    stale: Vec<CheckSlice>,
+}
+
+#[async_trait]
+impl ReplicaWriter for MutantWriter {
+    fn resume_at(&self, stream: usize) -> RegionIndex {
+        let told = self.inner.resume_at(stream);
+        let skipped = self.mutation == Mutation::SkipsARegion && told.0 > 0;
+        RegionIndex(told.0 + u64::from(skipped))
+    }
+    async fn needed(&self, at: &RegionAddress, digests: &[ChunkDigest]) -> Result<Vec<bool>> {
+        self.inner.needed(at, digests).await
+    }
+    async fn write(&self, mut update: RegionUpdate) -> Result<WriteOutcome> {
+        if self.mutation == Mutation::LosesAPiece && update.pieces.len() > 1 {
+            update.pieces.pop();
+        }
+        let result = self.inner.write(update.clone()).await;
+        if self.mutation == Mutation::WritesHalf && result.is_err() {
+            update.pieces.truncate(1);
+            let _ = self.inner.write(update).await;
+        }
+        result
+    }
+    async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>> {
+        if self.mutation == Mutation::SlicesLagBehind && *at == first_region() {
+            return Ok(self.stale.clone());
+        }
+        self.inner.slices(at).await
+    }
+    async fn block_digests(
+        &self,
+        at: &RegionAddress,
+        range: Extent,
+    ) -> Result<Vec<Option<ChunkDigest>>> {
+        self.inner.block_digests(at, range).await
+    }
+    async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()> {
+        self.inner.progress(stream, next).await
+    }
+    async fn abort(&self) -> Result<()> {
+        self.inner.abort().await
+    }
+}
+
+struct HidesUnreadable(Arc<dyn Recovery>);
+
+#[async_trait]
+impl BlockSource for HidesUnreadable {
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+    async fn read(&self, at: ByteOffset, length: ByteCount) -> Result<Bytes> {
+        match self.0.read(at, length).await {
+            Err(error) if error.kind() == ErrorKind::Unreadable => {
+                Ok(Bytes::from(vec![0; length.to_usize()?]))
+            }
+            read => read,
+        }
+    }
+    async fn read_extents(&self, extents: &[Extent]) -> Result<Vec<Bytes>> {
+        self.0.read_extents(extents).await
+    }
+    async fn data_extents(&self, range: Extent) -> Result<Vec<Extent>> {
+        self.0.data_extents(range).await
+    }
+}
+
+#[async_trait]
+impl Recovery for HidesUnreadable {
+    async fn recover(&self, range: Extent) -> Result<RecoveredRange> {
+        let mut recovered = self.0.recover(range).await?;
+        recovered.missing.clear();
+        Ok(recovered)
+    }
+}
+
+/// The message with which a suite refused a mutant; none if it passed.
+async fn verdict(mutation: Mutation) -> Option<String> {
+    let suite = conformance::recovery_store(async || {
+        let inner = MemoryStore::new();
+        Arc::new(Mutant { inner, mutation }) as Arc<dyn StoreUnderTest>
+    });
+    let panic = AssertUnwindSafe(suite).catch_unwind().await.err()?;
+    let message = panic.downcast_ref::<String>().cloned();
+    Some(message.unwrap_or_else(|| "a panic without a message".to_owned()))
+}
+
+#[tokio::test]
+async fn broken_stores_fail_for_the_right_reason() {
+    assert_eq!(verdict(Mutation::None).await, None);
+    let broken = [
+        (
+            Mutation::LosesAPiece,
+            "gives exactly the image's bytes|is the image's|is a hole",
+        ),
+        (
+            Mutation::CommitsOneByOne,
+            "refused group commit makes no point",
+        ),
+        (Mutation::TellsWhatOthersHave, "only another source stored"),
+        (Mutation::SkipsARegion, "nothing is skipped"),
+        (
+            Mutation::SeesNoDifference,
+            "not told as different are equal",
+        ),
+        (
+            Mutation::HidesUnreadable,
+            "could not be read|is a hole|fails as unreadable",
+        ),
+        (Mutation::KeepsTheTail, "is the image's|is a hole"),
+        (Mutation::WritesHalf, "a refused write changes nothing"),
+        (Mutation::ExpiresTheRest, "none does"),
+        (Mutation::SlicesLagBehind, "slice|zeros"),
+    ];
+    for (mutation, clause) in broken {
+        let message = verdict(mutation).await;
+        let message = message.unwrap_or_else(|| panic!("the suite passed {mutation:?}"));
+        assert!(
+            clause.split('|').any(|clause| message.contains(clause)),
+            "{mutation:?} failed for another reason: {message}"
+        );
+    }
+}
