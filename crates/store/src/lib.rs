@@ -1,1 +1,49 @@
-//! Placeholder.
+//! `DedupStore`: a deduplicating, sealed vault of recovery points on any
+//! object store.
+//!
+//! A vault is one prefix of an object store: packs of sealed chunks and map
+//! nodes, written once, and a catalog in SlateDB that says where they stand
+//! and which recovery points there are. One process owns it at a time; any
+//! number may read beside the owner. The stored format is specified byte by
+//! byte in `docs/format.md`.
+//!
+//! ```
+//! use backstop_core::RecoveryStore;
+//! use backstop_store::DedupStore;
+//!
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! let vault = DedupStore::create("memory://").await?;
+//! assert!(vault.replicas().await?.is_empty());
+//! vault.close().await?;
+//! # Ok::<(), backstop_core::Error>(()) }).unwrap();
+//! ```
+
+mod builder;
+mod catalog;
+mod check;
+mod codec;
+mod commit;
+mod dedup_store;
+mod failure;
+mod header;
+mod image;
+mod maintenance;
+mod manifest;
+mod map;
+mod nodes;
+mod orphans;
+mod owner;
+mod pack;
+mod place;
+mod record;
+mod seal;
+mod sealed_blocks;
+mod session;
+mod settings;
+mod vault;
+
+pub use builder::DedupStoreBuilder;
+pub use dedup_store::DedupStore;
+pub use header::Credential;
+pub use owner::Takeover;
+pub use settings::{MemoryBudget, VaultSettings};

@@ -1,0 +1,344 @@
+//! The index and the catalog in SlateDB: keys, transactions, durability.
+//!
+//! ```text
+//! key                                   value
+//! "c" HMAC of content and digest, 16    index entry: where a frame stands
+//! "p" pack number, 8 big-endian         pack record (JSON)
+//! "r" HMAC of source name, 16           replica (JSON)
+//! "t" HMAC of source, 16; sequence, 8   point record (JSON)
+//! "i" point id, 16                      the point's "t" key
+//! "y" synchronization id, 16            the point's "t" key
+//! "u" HMAC of source name, 16           unfinished synchronization (JSON)
+//! "n"                                   counters (JSON)
+//! "m"                                   the number of the next pack (JSON)
+//! "e"                                   owners up to this epoch left no
+//!                                       orphans (JSON number)
+//! "x"                                   when an owner was last overridden
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backstop_core::{ChunkDigest, PointId, Result, SourceName, SynchronizationId};
+use bytes::Bytes;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use slatedb::config::{
+    CloseOptions, CompactionWorkerOptions, CompactorOptions, DbReaderOptions, DurabilityLevel,
+    FlushOptions, FlushType, GarbageCollectorOptions, ReadOptions, ScanOptions, Settings,
+};
+use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
+use slatedb::{Db, DbReader, WriteBatch};
+
+use crate::failure;
+use crate::pack::frame::Content;
+use crate::seal::Seal;
+use crate::sealed_blocks::SealedBlocks;
+use crate::settings::MemoryBudget;
+
+/// The kind under which source names are hashed.
+const SOURCE_NAME: u8 = 0;
+
+/// The first bytes of keys.
+pub(crate) const CHUNKS: u8 = b'c';
+pub(crate) const PACKS: u8 = b'p';
+pub(crate) const REPLICAS: u8 = b'r';
+pub(crate) const POINTS: u8 = b't';
+pub(crate) const IDS: u8 = b'i';
+pub(crate) const SYNCHRONIZATIONS: u8 = b'y';
+pub(crate) const UNFINISHED: u8 = b'u';
+pub(crate) const COUNTERS: &[u8] = b"n";
+pub(crate) const NEXT_PACK: &[u8] = b"m";
+pub(crate) const CLEAN_EPOCH: &[u8] = b"e";
+pub(crate) const TAKEOVER: &[u8] = b"x";
+
+/// Past this much written since the last memtable, closing writes one: it
+/// costs more than flushing the log, and saves replaying it at the next open.
+const WAL_BYTES_WORTH_A_MEMTABLE: u64 = 1 << 20;
+
+/// A vault's catalog, opened as its owner or beside it.
+pub(crate) struct Catalog {
+    db: Handle,
+    seal: Arc<Seal>,
+    written: std::sync::atomic::AtomicU64,
+}
+
+enum Handle {
+    Owner(Db),
+    Reader(DbReader),
+}
+
+impl std::fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Catalog").finish_non_exhaustive()
+    }
+}
+
+fn settings(budget: &MemoryBudget) -> Settings {
+    Settings {
+        // Commits flush by themselves; this bounds what a long
+        // synchronization leaves to replay.
+        flush_interval: Some(Duration::from_secs(1)),
+        manifest_poll_interval: Duration::from_secs(10),
+        manifest_update_timeout: Duration::from_secs(30),
+        max_unflushed_bytes: budget.catalog_unflushed,
+        l0_sst_size_bytes: budget.catalog_unflushed / 2,
+        l0_flush_parallelism: 1,
+        l0_max_ssts: 16,
+        l0_max_ssts_per_key: 16,
+        compactor_options: Some(CompactorOptions {
+            max_concurrent_compactions: 1,
+            object_store_max_retries: Some(RETRIES),
+            worker: Some(CompactionWorkerOptions {
+                max_sst_size: 16 << 20,
+                ..CompactionWorkerOptions::default()
+            }),
+            ..CompactorOptions::default()
+        }),
+        garbage_collector_options: Some(GarbageCollectorOptions::default()),
+        object_store_max_retries: Some(RETRIES),
+        ..Settings::default()
+    }
+}
+
+/// How often SlateDB repeats a failed request before it gives up: a full disk
+/// must be told, not waited for.
+const RETRIES: u32 = 3;
+
+fn cache(bytes: u64) -> Arc<MokaCache> {
+    Arc::new(MokaCache::new_with_opts(MokaCacheOptions {
+        max_capacity: bytes,
+        time_to_live: None,
+        time_to_idle: None,
+    }))
+}
+
+impl Catalog {
+    /// Opens the catalog as its owner; every earlier owner is fenced by this.
+    pub(crate) async fn own(
+        store: Arc<dyn ObjectStore>,
+        path: Path,
+        seal: Arc<Seal>,
+        budget: &MemoryBudget,
+    ) -> Result<Self> {
+        let db = Db::builder(path, store)
+            .with_settings(settings(budget))
+            .with_db_cache(cache(budget.catalog_cache), 1)
+            .with_block_transformer(Arc::new(SealedBlocks::new(Arc::clone(&seal))))
+            .build()
+            .await
+            .map_err(|error| failure::of_catalog("opening the vault", error))?;
+        Ok(Self {
+            db: Handle::Owner(db),
+            seal,
+            written: 0.into(),
+        })
+    }
+
+    /// Opens the catalog beside its owner, without touching what it owns.
+    pub(crate) async fn read(
+        store: Arc<dyn ObjectStore>,
+        path: Path,
+        seal: Arc<Seal>,
+        budget: &MemoryBudget,
+    ) -> Result<Self> {
+        let reader = DbReader::builder(path, store)
+            .with_options(DbReaderOptions {
+                object_store_max_retries: Some(RETRIES),
+                ..DbReaderOptions::default()
+            })
+            .with_db_cache(cache(budget.catalog_cache), 1)
+            .with_block_transformer(Arc::new(SealedBlocks::new(Arc::clone(&seal))))
+            .build()
+            .await
+            .map_err(|error| failure::of_catalog("opening the vault for reading", error))?;
+        Ok(Self {
+            db: Handle::Reader(reader),
+            seal,
+            written: 0.into(),
+        })
+    }
+
+    /// The owner's epoch: larger than every earlier owner's. Zero for readers.
+    pub(crate) fn epoch(&self) -> u64 {
+        match &self.db {
+            Handle::Owner(db) => db.manifest().writer_epoch(),
+            Handle::Reader(_) => 0,
+        }
+    }
+
+    pub(crate) fn is_owner(&self) -> bool {
+        matches!(self.db, Handle::Owner(_))
+    }
+
+    /// The latest value, durable or not: for the index, whose entries are
+    /// written only after their packs are durable.
+    pub(crate) async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        let value = match &self.db {
+            Handle::Owner(db) => db.get(key).await,
+            Handle::Reader(db) => db.get(key).await,
+        };
+        value.map_err(|error| failure::of_catalog("reading the catalog", error))
+    }
+
+    /// The latest durable value: for everything that is reported.
+    pub(crate) async fn get_durable(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        let options = ReadOptions {
+            durability_filter: DurabilityLevel::Remote,
+            ..ReadOptions::default()
+        };
+        let value = match &self.db {
+            Handle::Owner(db) => db.get_with_options(key, &options).await,
+            Handle::Reader(db) => db.get(key).await,
+        };
+        value.map_err(|error| failure::of_catalog("reading the catalog", error))
+    }
+
+    /// All durable entries whose key begins with `prefix`, in order.
+    pub(crate) async fn scan(&self, prefix: &[u8]) -> Result<Entries> {
+        let options = ScanOptions {
+            durability_filter: DurabilityLevel::Remote,
+            ..ScanOptions::default()
+        };
+        let entries = match &self.db {
+            Handle::Owner(db) => db.scan_prefix_with_options(prefix, .., &options).await,
+            Handle::Reader(db) => db.scan_prefix(prefix, ..).await,
+        };
+        entries
+            .map(Entries)
+            .map_err(|error| failure::of_catalog("reading the catalog", error))
+    }
+
+    /// Applies a batch atomically. It is durable after the next
+    /// [`flush`](Self::flush).
+    pub(crate) async fn write(&self, batch: Batch) -> Result<()> {
+        let Handle::Owner(db) = &self.db else {
+            return Err(read_only());
+        };
+        if batch.bytes == 0 {
+            return Ok(());
+        }
+        self.written
+            .fetch_add(batch.bytes, std::sync::atomic::Ordering::Relaxed);
+        db.write(batch.batch)
+            .await
+            .map(drop)
+            .map_err(|error| failure::of_catalog("writing the catalog", error))
+    }
+
+    /// Makes all writes so far durable. Only this one's success counts:
+    /// writes answer Ok even when another owner has taken over.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        let Handle::Owner(db) = &self.db else {
+            return Err(read_only());
+        };
+        db.flush_with_options(FlushOptions {
+            flush_type: FlushType::Wal,
+        })
+        .await
+        .map_err(|error| failure::of_catalog("making the catalog durable", error))
+    }
+
+    /// Closes it, all writes durable.
+    pub(crate) async fn close(&self) -> Result<()> {
+        let closed = match &self.db {
+            Handle::Owner(db) => {
+                let written = self.written.load(std::sync::atomic::Ordering::Relaxed);
+                let flush_type = if written > WAL_BYTES_WORTH_A_MEMTABLE {
+                    FlushType::MemTable
+                } else {
+                    FlushType::Wal
+                };
+                db.close_with_options(CloseOptions {
+                    flush_type: Some(flush_type),
+                })
+                .await
+            }
+            Handle::Reader(db) => db.close().await,
+        };
+        closed.map_err(|error| failure::of_catalog("closing the vault", error))
+    }
+
+    /// The key of a frame in the index.
+    pub(crate) fn chunk_key(&self, content: Content, digest: &ChunkDigest) -> [u8; 17] {
+        prefixed(CHUNKS, self.seal.digest_key(content.code(), digest))
+    }
+
+    fn source_hash(&self, source: &SourceName) -> [u8; 16] {
+        self.seal.index_key(SOURCE_NAME, source.as_str().as_bytes())
+    }
+
+    pub(crate) fn replica_key(&self, source: &SourceName) -> [u8; 17] {
+        prefixed(REPLICAS, self.source_hash(source))
+    }
+
+    pub(crate) fn unfinished_key(&self, source: &SourceName) -> [u8; 17] {
+        prefixed(UNFINISHED, self.source_hash(source))
+    }
+
+    pub(crate) fn points_prefix(&self, source: &SourceName) -> [u8; 17] {
+        prefixed(POINTS, self.source_hash(source))
+    }
+
+    pub(crate) fn point_key(&self, source: &SourceName, sequence: u64) -> [u8; 25] {
+        let mut key = [0; 25];
+        key[..17].copy_from_slice(&self.points_prefix(source));
+        key[17..].copy_from_slice(&sequence.to_be_bytes());
+        key
+    }
+}
+
+fn read_only() -> backstop_core::Error {
+    backstop_core::Error::invalid_input("the vault is open for reading only; open it as its owner")
+}
+
+fn prefixed(kind: u8, hash: [u8; 16]) -> [u8; 17] {
+    let mut key = [kind; 17];
+    key[1..].copy_from_slice(&hash);
+    key
+}
+
+pub(crate) fn id_key(point: PointId) -> [u8; 17] {
+    prefixed(IDS, point.to_bytes())
+}
+
+pub(crate) fn synchronization_key(id: SynchronizationId) -> [u8; 17] {
+    prefixed(SYNCHRONIZATIONS, id.to_bytes())
+}
+
+pub(crate) fn numbered_key(kind: u8, number: u64) -> [u8; 9] {
+    let mut key = [kind; 9];
+    key[1..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// Changes to the catalog that happen together.
+#[derive(Default)]
+pub(crate) struct Batch {
+    batch: WriteBatch,
+    bytes: u64,
+}
+
+impl Batch {
+    pub(crate) fn put(&mut self, key: &[u8], value: &[u8]) {
+        // SlateDB keeps a sequence number and a time with each entry.
+        self.bytes += (key.len() + value.len() + 24) as u64;
+        self.batch.put(key, value);
+    }
+
+    pub(crate) fn delete(&mut self, key: &[u8]) {
+        self.bytes += (key.len() + 24) as u64;
+        self.batch.delete(key);
+    }
+}
+
+/// Entries of a scan.
+pub(crate) struct Entries(slatedb::DbIterator);
+
+impl Entries {
+    pub(crate) async fn next(&mut self) -> Result<Option<(Bytes, Bytes)>> {
+        let entry = self.0.next().await;
+        let entry = entry.map_err(|error| failure::of_catalog("reading the catalog", error))?;
+        Ok(entry.map(|entry| (entry.key, entry.value)))
+    }
+}

@@ -1,0 +1,125 @@
+//! What a consistency check is told of a region: the digests of its slices and
+//! of the blocks inside them.
+
+use std::sync::Arc;
+
+use backstop_core::{
+    CHECK_BLOCK_LENGTH, CheckSlice, ChunkDigest, Error, Extent, REGION_LENGTH, RecoveredRange,
+    RegionMap, Result, SliceContent,
+};
+
+use crate::image;
+use crate::pack::frame::Content;
+use crate::vault::Vault;
+
+/// A region's slices, each with the digest of its bytes. A slice that is a
+/// whole chunk is known by the chunk's name; of the others the bytes are read.
+pub(crate) async fn slices(vault: &Arc<Vault>, map: &RegionMap) -> Result<Vec<CheckSlice>> {
+    let digests: Vec<ChunkDigest> = map
+        .slices()
+        .iter()
+        .filter_map(|slice| match slice.content {
+            SliceContent::Chunk { digest, .. } => Some(digest),
+            SliceContent::Unreadable => None,
+        })
+        .collect();
+    let mut located = vault
+        .index
+        .locate(Content::Chunk, &digests)
+        .await?
+        .into_iter();
+    let mut told: Vec<CheckSlice> = Vec::with_capacity(map.slices().len());
+    let mut parts = Vec::new();
+    for slice in map.slices() {
+        let digest = match slice.content {
+            SliceContent::Unreadable => None,
+            SliceContent::Chunk { digest, skip } => match located.next().flatten() {
+                Some(location) if skip == 0 && location.plain_length == slice.length => {
+                    Some(digest)
+                }
+                Some(_) => {
+                    parts.push(told.len());
+                    None
+                }
+                None => None,
+            },
+        };
+        told.push(CheckSlice {
+            start: slice.start,
+            length: slice.length,
+            digest,
+        });
+    }
+    if let (Some(first), Some(last)) = (parts.first(), parts.last()) {
+        // Only the chunks under partial slices are read.
+        let partial: Vec<_> = parts.iter().map(|at| map.slices()[*at]).collect();
+        let partial = RegionMap::from_slices(partial)?;
+        let (start, end) = (map.slices()[*first].start, map.slices()[*last].end());
+        let found = image::read_region(vault, &partial, start, end).await?;
+        let ranges: Vec<_> = parts
+            .iter()
+            .map(|at| (told[*at].start - start, told[*at].length))
+            .collect();
+        let digests = vault.cpu.run(move || run_digests(&found, &ranges)).await?;
+        for (at, digest) in parts.into_iter().zip(digests) {
+            told[at].digest = digest;
+        }
+    }
+    Ok(told)
+}
+
+/// The digests of runs that lie wholly in found data. CPU work.
+fn run_digests(found: &RecoveredRange, ranges: &[(u32, u32)]) -> Vec<Option<ChunkDigest>> {
+    let digest = |(start, length): &(u32, u32)| {
+        let (start, end) = (u64::from(*start), u64::from(*start) + u64::from(*length));
+        let (extent, data) = found
+            .data
+            .iter()
+            .find(|(extent, _)| extent.offset().0 <= start && end <= extent.end().0)?;
+        let from = usize::try_from(start - extent.offset().0).ok()?;
+        Some(ChunkDigest::of(data.get(from..from + *length as usize)?))
+    };
+    ranges.iter().map(digest).collect()
+}
+
+/// The digests of the blocks of a range of a region; none where the bytes
+/// can't be had.
+pub(crate) async fn block_digests(
+    vault: &Arc<Vault>,
+    map: RegionMap,
+    range: Extent,
+) -> Result<Vec<Option<ChunkDigest>>> {
+    let bounds = u32::try_from(range.offset().0)
+        .ok()
+        .zip(u32::try_from(range.end().0).ok());
+    let Some((start, end)) = bounds.filter(|(_, end)| *end <= REGION_LENGTH) else {
+        return Err(Error::invalid_input(format!("{range} passes its region")));
+    };
+    let found = image::read_region(vault, &map, start, end).await?;
+    vault
+        .cpu
+        .run(move || {
+            let length = (end - start) as usize;
+            let mut plain = vec![0; length];
+            let place = |extent: &Extent| {
+                let from = usize::try_from(extent.offset().0).unwrap_or(length);
+                from..usize::try_from(extent.end().0).unwrap_or(length)
+            };
+            for (extent, data) in &found.data {
+                plain[place(extent)].copy_from_slice(data);
+            }
+            let mut starts = (0..length).step_by(CHECK_BLOCK_LENGTH as usize);
+            plain
+                .chunks(CHECK_BLOCK_LENGTH as usize)
+                .map(|block| {
+                    let from = starts.next().unwrap_or(length);
+                    let bad = found.missing.iter().map(|(extent, _)| place(extent));
+                    let whole = bad
+                        .into_iter()
+                        .all(|bad| bad.end <= from || from + block.len() <= bad.start);
+                    whole.then(|| ChunkDigest::of(block))
+                })
+                .collect()
+        })
+        .await
+}

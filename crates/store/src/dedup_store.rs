@@ -1,0 +1,415 @@
+//! [`DedupStore`]: the vault as a [`RecoveryStore`].
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use backstop_core::{
+    Document, Error, Extent, NewPoint, PointId, Recovery, RecoveryPoint, RecoveryStore,
+    ReplicaRecord, ReplicaState, ReplicaWriter, Result, SourceName, StoreBegin, StreamName,
+    SynchronizationId, Unfinished, region_count,
+};
+use futures::stream::BoxStream;
+use object_store::ObjectStore;
+
+use crate::builder::DedupStoreBuilder;
+use crate::catalog::{Batch, REPLICAS};
+use crate::commit::{self, DOCUMENTS};
+use crate::image::Image;
+use crate::manifest::{Entry, Manifest};
+use crate::map::compare::compare;
+use crate::map::tree::ImageMap;
+use crate::orphans;
+use crate::pack::frame::Content;
+use crate::place::Place;
+use crate::record::{self, PointRecord, ReplicaEntry};
+use crate::session::{Session, Start};
+use crate::vault::Vault;
+
+/// A deduplicating, sealed vault of recovery points: one prefix of an object
+/// store.
+///
+/// Clones share the open vault. Close it with [`close`](Self::close): dropping
+/// it loses nothing that was committed, but the next opening has more to do.
+#[derive(Clone, Debug)]
+pub struct DedupStore {
+    pub(crate) vault: Arc<Vault>,
+}
+
+impl DedupStore {
+    pub(crate) fn new(vault: Vault) -> Self {
+        Self {
+            vault: Arc::new(vault),
+        }
+    }
+
+    /// A vault at a URL (`file:///srv/vault`, `s3://bucket/prefix`,
+    /// `az://container/prefix`, `gs://bucket/prefix`, `memory://`) or a local
+    /// path, to be made or opened. Other stores than local files and memory
+    /// need their feature and take their credentials from the environment, as
+    /// the `object_store` crate documents.
+    pub fn at(place: &str) -> DedupStoreBuilder {
+        DedupStoreBuilder::new(Place::parse(place))
+    }
+
+    /// A vault under a prefix of an object store that the caller made.
+    pub fn on(store: Arc<dyn ObjectStore>, prefix: &str) -> DedupStoreBuilder {
+        DedupStoreBuilder::new(Place::of_store(store, prefix))
+    }
+
+    /// Opens a vault that is not encrypted, as its owner, with all defaults.
+    ///
+    /// # Errors
+    /// As [`DedupStoreBuilder::open`].
+    pub async fn open(place: &str) -> Result<Self> {
+        Self::at(place).open().await
+    }
+
+    /// Makes a vault that is not encrypted, with all defaults.
+    ///
+    /// # Errors
+    /// As [`DedupStoreBuilder::create`].
+    pub async fn create(place: &str) -> Result<Self> {
+        Self::at(place).create().await
+    }
+
+    /// The vault's identity: 32 hexadecimal digits, made at its birth.
+    pub fn id(&self) -> &str {
+        &self.vault.header.id
+    }
+
+    /// Whether the vault's key is secret.
+    pub fn is_encrypted(&self) -> bool {
+        self.vault.header.encrypted
+    }
+
+    /// Whether this process may write.
+    pub fn is_owner(&self) -> bool {
+        self.vault.catalog.is_owner()
+    }
+
+    /// Closes the vault. What was not committed is given up.
+    ///
+    /// # Errors
+    /// If the catalog could not be made durable; everything that was
+    /// committed is, in any case.
+    pub async fn close(&self) -> Result<()> {
+        let vault = &self.vault;
+        let mut tidy = None;
+        if vault.catalog.is_owner() {
+            let epoch = vault.catalog.epoch();
+            let finished = match vault.writer() {
+                Ok(writer) => writer.finish_all().await.is_ok() && writer.failures() == 0,
+                Err(_) => false,
+            };
+            if finished {
+                orphans::mark_clean(&vault.catalog, epoch).await?;
+            }
+            if orphans::is_due(epoch) {
+                let now = vault.clock.now();
+                tidy = Some(orphans::is_alone(&vault.catalog, &vault.place, now).await?);
+            }
+        }
+        vault.catalog.close().await?;
+        if let Some(alone) = tidy {
+            orphans::tidy(&vault.place, crate::builder::CATALOG, alone).await?;
+        }
+        match &vault.ownership {
+            Some(ownership) => ownership.release(&vault.place).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn manifest(&self, record: &PointRecord) -> Result<Manifest> {
+        let digest = record.manifest.ok_or_else(|| {
+            Error::corrupt(format!(
+                "recovery point {} has no manifest",
+                record.point.id
+            ))
+        })?;
+        let vault = &self.vault;
+        let bytes = vault
+            .reader
+            .read_content(Content::Manifest, &digest, &vault.codecs)
+            .await?;
+        Manifest::decode(&bytes)
+            .map_err(|error| error.within(format_args!("recovery point {}", record.point.id)))
+    }
+
+    async fn image_map(&self, id: PointId, stream: &StreamName) -> Result<ImageMap> {
+        let record = self.vault.point_record(id).await?;
+        match self.manifest(&record).await?.entries.get(stream.as_str()) {
+            Some(Entry::Image(map)) => Ok(*map),
+            _ => Err(Error::not_found(format!(
+                "recovery point {id} has no image {stream}"
+            ))),
+        }
+    }
+
+    /// What a new synchronization starts from: where an earlier run of it
+    /// stands, its base, or nothing.
+    async fn start(&self, begin: &StoreBegin) -> Result<Start> {
+        let unfinished = self.vault.unfinished_entry(&begin.source).await?;
+        if let Some(entry) = unfinished {
+            let same_images = entry.streams.len() == begin.streams.len()
+                && entry.streams.iter().zip(&begin.streams).all(|(a, b)| {
+                    a.name == b.name
+                        && a.map.length == b.length
+                        && a.next_region <= region_count(b.length)
+                });
+            if entry.synchronization == begin.id {
+                if entry.snapshot != begin.snapshot || !same_images || entry.base != begin.base {
+                    return Err(Error::conflict(format!(
+                        "synchronization {} of {} was begun on another snapshot",
+                        begin.id, begin.source
+                    )));
+                }
+                return Ok(Start {
+                    maps: entry.streams.iter().map(|stream| stream.map).collect(),
+                    next: entry
+                        .streams
+                        .iter()
+                        .map(|stream| stream.next_region)
+                        .collect(),
+                    bytes_added: entry.bytes_added,
+                });
+            }
+            self.vault.delete_unfinished(&begin.source).await?;
+        }
+        let base = match begin.base {
+            Some(id) => Some(self.manifest(&self.vault.point_record(id).await?).await?),
+            None => None,
+        };
+        let maps = begin.streams.iter().map(|spec| {
+            let held = base
+                .as_ref()
+                .and_then(|manifest| manifest.entries.get(spec.name.as_str()));
+            match held {
+                Some(Entry::Image(map)) => *map,
+                _ => ImageMap::hole(spec.length),
+            }
+        });
+        Ok(Start {
+            maps: maps.collect(),
+            next: vec![0; begin.streams.len()],
+            bytes_added: 0,
+        })
+    }
+}
+
+fn check_streams(begin: &StoreBegin) -> Result<()> {
+    let sorted = begin
+        .streams
+        .windows(2)
+        .all(|pair| pair[0].name < pair[1].name);
+    let taken = begin
+        .streams
+        .iter()
+        .find(|spec| spec.name.as_str().starts_with(DOCUMENTS));
+    if let Some(spec) = taken {
+        return Err(Error::invalid_input(format!(
+            "image {} has a document's name",
+            spec.name
+        )));
+    }
+    if begin.streams.is_empty() || !sorted {
+        return Err(Error::invalid_input(format!(
+            "the images of {} are none, or not sorted by name",
+            begin.source
+        )));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl RecoveryStore for DedupStore {
+    async fn begin(&self, begin: StoreBegin) -> Result<Arc<dyn ReplicaWriter>> {
+        let vault = &self.vault;
+        vault.writer()?;
+        check_streams(&begin)?;
+        let _one = vault.commit.lock().await;
+        if let Some(session) = vault.session(begin.id) {
+            let same = session.begin.source == begin.source
+                && session.begin.snapshot == begin.snapshot
+                && session.begin.streams == begin.streams
+                && session.begin.base == begin.base;
+            if !same {
+                return Err(Error::conflict(format!(
+                    "synchronization {} was begun for another source or snapshot",
+                    begin.id
+                )));
+            }
+            // One that lost something starts over where it was last durable.
+            if session.check_whole().await.is_ok() {
+                return Ok(session);
+            }
+            session.end().await;
+            vault.forget(begin.id);
+        }
+        if vault.committed(begin.id).await?.is_some() {
+            return Err(Error::conflict(format!(
+                "synchronization {} was committed; begin one with another id",
+                begin.id
+            )));
+        }
+        if let Some(other) = vault.session_of(&begin.source) {
+            other.end().await;
+            vault.forget(other.begin.id);
+        }
+        let start = self.start(&begin).await?;
+        let session = Arc::new(Session::new(Arc::clone(vault), begin, start).await?);
+        vault.remember(Arc::clone(&session));
+        Ok(session)
+    }
+
+    async fn commit(&self, points: Vec<NewPoint>) -> Result<Vec<RecoveryPoint>> {
+        let vault = Arc::clone(&self.vault);
+        // It runs to its end even when the caller goes away.
+        tokio::spawn(async move { commit::commit(&vault, points).await })
+            .await
+            .map_err(|error| Error::internal("a commit panicked").with_source(error))?
+    }
+
+    async fn committed(&self, id: SynchronizationId) -> Result<Option<RecoveryPoint>> {
+        self.vault.committed(id).await
+    }
+
+    async fn replicas(&self) -> Result<Vec<ReplicaRecord>> {
+        let mut replicas = Vec::new();
+        let mut entries = self.vault.catalog.scan(&[REPLICAS]).await?;
+        while let Some((_, value)) = entries.next().await? {
+            let entry: ReplicaEntry = record::decode("a replica's record", &value)?;
+            let unfinished = self.unfinished(&entry.source).await?;
+            replicas.push(ReplicaRecord {
+                source: entry.source,
+                state: entry.state,
+                head: entry.head,
+                unfinished,
+            });
+        }
+        replicas.sort_by(|a, b| a.source.cmp(&b.source));
+        Ok(replicas)
+    }
+
+    async fn replica(&self, source: &SourceName) -> Result<Option<ReplicaRecord>> {
+        let entry = self.vault.replica_entry(source).await?;
+        let unfinished = self.unfinished(source).await?;
+        Ok(match entry {
+            Some(entry) => Some(ReplicaRecord {
+                source: entry.source,
+                state: entry.state,
+                head: entry.head,
+                unfinished,
+            }),
+            // An initial synchronization that can be continued.
+            None => unfinished.map(|unfinished| ReplicaRecord {
+                source: source.clone(),
+                state: ReplicaState::Pending,
+                head: None,
+                unfinished: Some(unfinished),
+            }),
+        })
+    }
+
+    async fn set_state(&self, source: &SourceName, state: ReplicaState) -> Result<()> {
+        self.vault.writer()?;
+        let _one = self.vault.commit.lock().await;
+        let head = self
+            .vault
+            .replica_entry(source)
+            .await?
+            .and_then(|entry| entry.head);
+        let entry = ReplicaEntry {
+            source: source.clone(),
+            state,
+            head,
+        };
+        let mut batch = Batch::default();
+        batch.put(
+            &self.vault.catalog.replica_key(source),
+            &record::encode(&entry)?,
+        );
+        self.vault.commit_batch(batch).await
+    }
+
+    async fn points(&self, source: &SourceName) -> Result<Vec<RecoveryPoint>> {
+        let mut points = Vec::new();
+        let mut entries = self
+            .vault
+            .catalog
+            .scan(&self.vault.catalog.points_prefix(source))
+            .await?;
+        while let Some((_, value)) = entries.next().await? {
+            let record: PointRecord = record::decode("a point's record", &value)?;
+            points.push(record.point);
+        }
+        Ok(points)
+    }
+
+    async fn point(&self, id: PointId) -> Result<RecoveryPoint> {
+        Ok(self.vault.point_record(id).await?.point)
+    }
+
+    async fn open(&self, id: PointId, stream: &StreamName) -> Result<Arc<dyn Recovery>> {
+        let map = self.image_map(id, stream).await?;
+        let name = format!("{stream} of recovery point {id}");
+        Ok(Arc::new(Image::new(Arc::clone(&self.vault), map, name)))
+    }
+
+    async fn documents(&self, id: PointId) -> Result<Vec<Document>> {
+        let record = self.vault.point_record(id).await?;
+        let manifest = self.manifest(&record).await?;
+        let mut documents = Vec::new();
+        for (name, entry) in manifest.entries {
+            let Entry::Document { length, chunks } = entry else {
+                continue;
+            };
+            let mut content = Vec::new();
+            for digest in &chunks {
+                let vault = &self.vault;
+                content.extend(
+                    vault
+                        .reader
+                        .read_content(Content::Chunk, digest, &vault.codecs)
+                        .await?,
+                );
+            }
+            if content.len() as u64 != length {
+                return Err(Error::corrupt(format!(
+                    "document {name:?} of recovery point {id} has {} bytes instead of {length}",
+                    content.len()
+                )));
+            }
+            let name = name.strip_prefix(DOCUMENTS).unwrap_or(&name).to_owned();
+            documents.push(Document { name, content });
+        }
+        Ok(documents)
+    }
+
+    async fn compare(
+        &self,
+        from: (PointId, &StreamName),
+        to: (PointId, &StreamName),
+    ) -> Result<BoxStream<'static, Result<Extent>>> {
+        let (from, to) = (
+            self.image_map(from.0, from.1).await?,
+            self.image_map(to.0, to.1).await?,
+        );
+        Ok(compare(from, to, Arc::clone(&self.vault.nodes)))
+    }
+}
+
+impl DedupStore {
+    async fn unfinished(&self, source: &SourceName) -> Result<Option<Unfinished>> {
+        if let Some(session) = self.vault.session_of(source) {
+            return Ok(Some(Unfinished {
+                synchronization: session.begin.id,
+                snapshot: session.begin.snapshot,
+            }));
+        }
+        let entry = self.vault.unfinished_entry(source).await?;
+        Ok(entry.map(|entry| Unfinished {
+            synchronization: entry.synchronization,
+            snapshot: entry.snapshot,
+        }))
+    }
+}

@@ -1,0 +1,105 @@
+//! Turns the errors of object stores and SlateDB into Backstop's.
+
+use backstop_core::{Error, ErrorKind};
+use object_store::Error as StoreError;
+use slatedb::{CloseReason, ErrorKind as DbErrorKind};
+
+/// Whether any cause says that the disk or quota is full.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            let kind = io.kind();
+            if matches!(
+                kind,
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+            ) {
+                return true;
+            }
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// An object store's error about `object`.
+pub(crate) fn of_store(object: &str, error: StoreError) -> Error {
+    let (kind, sentence) = if is_full(&error) {
+        (
+            ErrorKind::Full,
+            format!("no space is left to store object {object}"),
+        )
+    } else {
+        match &error {
+            StoreError::NotFound { .. } => (
+                ErrorKind::NotFound,
+                format!("object {object} is missing from the vault"),
+            ),
+            StoreError::AlreadyExists { .. } | StoreError::Precondition { .. } => (
+                ErrorKind::AlreadyExists,
+                format!("object {object} is there already"),
+            ),
+            StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => (
+                ErrorKind::InvalidInput,
+                format!("the store refuses access to object {object}; check its credentials"),
+            ),
+            _ => (
+                ErrorKind::Unavailable,
+                format!("the store failed on object {object}"),
+            ),
+        }
+    };
+    Error::new(kind, sentence).with_source(error)
+}
+
+/// SlateDB's error while `doing` something.
+pub(crate) fn of_catalog(doing: &str, error: slatedb::Error) -> Error {
+    let (kind, sentence) = if is_full(&error) {
+        (
+            ErrorKind::Full,
+            format!("{doing}: no space is left for the vault's catalog"),
+        )
+    } else {
+        match error.kind() {
+            DbErrorKind::Closed(CloseReason::Fenced) => (
+                ErrorKind::Fenced,
+                format!(
+                    "{doing}: another owner has taken over the vault; nothing more is written from here"
+                ),
+            ),
+            DbErrorKind::Data => (
+                ErrorKind::Corrupt,
+                format!("{doing}: the vault's catalog is damaged"),
+            ),
+            DbErrorKind::Closed(_) => (
+                ErrorKind::Unavailable,
+                format!("{doing}: the vault's catalog is closed; open the vault again"),
+            ),
+            _ => (
+                ErrorKind::Unavailable,
+                format!("{doing}: the vault's catalog failed"),
+            ),
+        }
+    };
+    Error::new(kind, sentence).with_source(error)
+}
+
+/// An I/O error about a file.
+pub(crate) fn of_io(object: &std::path::Path, error: std::io::Error) -> Error {
+    let name = object.display();
+    let (kind, sentence) = match error.kind() {
+        std::io::ErrorKind::NotFound => (ErrorKind::NotFound, format!("{name} does not exist")),
+        std::io::ErrorKind::AlreadyExists => {
+            (ErrorKind::AlreadyExists, format!("{name} exists already"))
+        }
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            (ErrorKind::Full, format!("no space is left for {name}"))
+        }
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => (
+            ErrorKind::InvalidInput,
+            format!("{name} may not be accessed"),
+        ),
+        _ => (ErrorKind::Unavailable, format!("{name} can't be used")),
+    };
+    Error::new(kind, sentence).with_source(error)
+}

@@ -1,0 +1,95 @@
+//! [`Maintenance`] of a vault: expiry, marks and statistics.
+
+use async_trait::async_trait;
+use backstop_core::{ByteCount, Error, Maintenance, Marks, PointId, Result, VaultStatistics};
+
+use crate::catalog::{self, Batch, PACKS, POINTS, REPLICAS};
+use crate::dedup_store::DedupStore;
+use crate::pack::name::PackKind;
+use crate::record::{self, PackRecord, PointRecord};
+
+#[async_trait]
+impl Maintenance for DedupStore {
+    async fn expire(&self, points: &[PointId]) -> Result<()> {
+        let vault = &self.vault;
+        vault.writer()?;
+        let _one = vault.commit.lock().await;
+        let mut batch = Batch::default();
+        for id in points {
+            let Some(PointRecord { point, .. }) = vault.point_by(&catalog::id_key(*id)).await?
+            else {
+                continue;
+            };
+            let head = vault
+                .replica_entry(&point.source)
+                .await?
+                .and_then(|entry| entry.head);
+            if head == Some(*id) {
+                return Err(Error::conflict(format!(
+                    "recovery point {id} is the newest of {}; the next synchronization needs it",
+                    point.source
+                )));
+            }
+            if point.marks.pinned || !point.marks.holds.is_empty() {
+                return Err(Error::conflict(format!(
+                    "recovery point {id} is pinned or held"
+                )));
+            }
+            batch.delete(&vault.catalog.point_key(&point.source, point.sequence));
+            batch.delete(&catalog::id_key(*id));
+            batch.delete(&catalog::synchronization_key(point.synchronization));
+        }
+        vault.commit_batch(batch).await
+    }
+
+    async fn mark(&self, point: PointId, marks: Marks) -> Result<()> {
+        let vault = &self.vault;
+        vault.writer()?;
+        let _one = vault.commit.lock().await;
+        let mut record = vault.point_record(point).await?;
+        record.point.marks = marks;
+        let key = vault
+            .catalog
+            .point_key(&record.point.source, record.point.sequence);
+        let mut batch = Batch::default();
+        batch.put(&key, &record::encode(&record)?);
+        vault.commit_batch(batch).await
+    }
+
+    async fn statistics(&self) -> Result<VaultStatistics> {
+        let catalog = &self.vault.catalog;
+        let mut statistics = VaultStatistics::default();
+        let mut replicas = catalog.scan(&[REPLICAS]).await?;
+        while replicas.next().await?.is_some() {
+            statistics.replicas += 1;
+        }
+        let mut points = catalog.scan(&[POINTS]).await?;
+        while let Some((_, value)) = points.next().await? {
+            let record: PointRecord = record::decode("a point's record", &value)?;
+            statistics.points += 1;
+            let logical = record
+                .point
+                .streams
+                .iter()
+                .map(|stream| stream.length)
+                .sum();
+            statistics.logical_bytes = statistics.logical_bytes.saturating_add(logical);
+        }
+        let mut packs = catalog.scan(&[PACKS]).await?;
+        while let Some((_, value)) = packs.next().await? {
+            let record: PackRecord = record::decode("a pack's record", &value)?;
+            statistics.packs += 1;
+            let add = |sum: &mut ByteCount, bytes| *sum = sum.saturating_add(ByteCount(bytes));
+            add(&mut statistics.stored_bytes, record.bytes);
+            match record.kind {
+                PackKind::Data => {
+                    statistics.chunks += record.frames;
+                    add(&mut statistics.plain_bytes, record.plain_bytes);
+                    add(&mut statistics.compressed_bytes, record.payload_bytes);
+                }
+                PackKind::Map => add(&mut statistics.map_bytes, record.bytes),
+            }
+        }
+        Ok(statistics)
+    }
+}

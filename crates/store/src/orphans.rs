@@ -1,0 +1,132 @@
+//! What owners leave behind that did not close: packs that no index names, and
+//! SlateDB's own old objects.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use backstop_core::{Result, Timestamp};
+use slatedb::admin::Admin;
+use slatedb::config::{GarbageCollectorDirectoryOptions, GarbageCollectorOptions};
+
+use crate::catalog::{Batch, CLEAN_EPOCH, Catalog, PACKS, TAKEOVER};
+use crate::failure;
+use crate::pack::name::PackName;
+use crate::pack::sink::PackStore;
+use crate::place::Place;
+use crate::record::{self, PackRecord};
+
+/// Deletes packs of earlier epochs that are not in the catalog.
+///
+/// Only epochs before our own: an owner that was suspended and then wakes can
+/// delete nothing of a later one. Their owners are fenced, so none of those
+/// packs can come into the catalog any more. Costs nothing when the owner
+/// before us closed.
+pub(crate) async fn sweep(catalog: &Catalog, packs: &dyn PackStore) -> Result<()> {
+    let epoch = catalog.epoch();
+    let clean: u64 = match catalog.get(CLEAN_EPOCH).await? {
+        Some(value) => record::decode("the mark of clean epochs", &value)?,
+        None => 0,
+    };
+    if clean + 1 >= epoch {
+        return Ok(());
+    }
+    let mut known = HashSet::new();
+    let mut records = catalog.scan(&[PACKS]).await?;
+    while let Some((_, value)) = records.next().await? {
+        let record: PackRecord = record::decode("a pack's record", &value)?;
+        if record.name.epoch > clean {
+            known.insert(record.name);
+        }
+    }
+    for (file, bytes) in packs.list().await? {
+        // A pack that was never finished has its name in front of its end.
+        let name = file
+            .split_once('.')
+            .and_then(|(name, _)| PackName::try_from(name.to_owned()).ok());
+        let orphan = name
+            .is_some_and(|name| name.epoch < epoch && name.epoch > clean && !known.contains(&name));
+        if orphan {
+            tracing::info!(
+                pack = file,
+                bytes,
+                "deleting a pack that no commit refers to"
+            );
+            packs.delete(&format!("packs/{file}")).await?;
+        }
+    }
+    mark_clean(catalog, epoch - 1).await
+}
+
+/// Notes that epochs up to this one left no orphans.
+pub(crate) async fn mark_clean(catalog: &Catalog, epoch: u64) -> Result<()> {
+    let mut batch = Batch::default();
+    batch.put(CLEAN_EPOCH, &record::encode(&epoch)?);
+    catalog.write(batch).await
+}
+
+/// Notes that an owner was overridden, who may still be alive.
+pub(crate) async fn note_takeover(catalog: &Catalog, now: Timestamp) -> Result<()> {
+    let mut batch = Batch::default();
+    batch.put(TAKEOVER, &record::encode(&now)?);
+    catalog.write(batch).await
+}
+
+/// How long an owner that was overridden may sleep before its traces are
+/// deleted that would stop it.
+const SLEEPER: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How often a vault that is opened for short runs is tidied: every so many
+/// epochs.
+const TIDY_EPOCHS: u64 = 8;
+
+/// Whether closing now should [`tidy`].
+pub(crate) fn is_due(epoch: u64) -> bool {
+    epoch.is_multiple_of(TIDY_EPOCHS)
+}
+
+/// Whether nobody but us can be writing: on local files, where the lock says
+/// so, unless an owner was overridden lately.
+pub(crate) async fn is_alone(catalog: &Catalog, place: &Place, now: Timestamp) -> Result<bool> {
+    if place.folder.is_none() {
+        return Ok(false);
+    }
+    let overridden: Option<Timestamp> = match catalog.get(TAKEOVER).await? {
+        Some(value) => Some(record::decode("the mark of a takeover", &value)?),
+        None => None,
+    };
+    Ok(overridden.is_none_or(|at| now.since(at) > SLEEPER))
+}
+
+/// Deletes SlateDB's objects that nothing needs any more: each opening leaves
+/// manifests and fences, and its own collector runs only in long-lived
+/// processes.
+///
+/// Fences and manifests keep a suspended old owner from writing. Where one
+/// can exist they stay for a week.
+pub(crate) async fn tidy(place: &Place, path: &str, alone: bool) -> Result<()> {
+    let directory = |min_age| {
+        Some(GarbageCollectorDirectoryOptions {
+            interval: None,
+            min_age,
+            dry_run: false,
+        })
+    };
+    // Readers that are just opening hold no checkpoint yet.
+    let opening = Duration::from_secs(10);
+    let age = if alone { opening } else { SLEEPER };
+    let options = GarbageCollectorOptions {
+        manifest_options: directory(age),
+        wal_options: directory(opening.max(age / 100)),
+        wal_fence_options: directory(age),
+        compacted_options: directory(opening),
+        compactions_options: directory(age),
+        boundary_files_enabled: !alone,
+        object_store_max_retries: Some(1),
+        ..GarbageCollectorOptions::default()
+    };
+    let admin = Admin::builder(place.path(path), std::sync::Arc::clone(&place.store)).build();
+    admin
+        .run_gc_once(options)
+        .await
+        .map_err(|error| failure::of_catalog("tidying the vault's catalog", error))
+}

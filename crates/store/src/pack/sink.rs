@@ -1,0 +1,179 @@
+//! Where packs lie: any object store, or a folder of local files written past
+//! the page cache.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use backstop_core::Result;
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
+
+use crate::failure;
+
+/// Stores and reads packs by their path under the vault's prefix.
+#[async_trait]
+pub(crate) trait PackStore: Send + Sync + std::fmt::Debug {
+    /// Begins a pack. Nothing is visible before its `finish`.
+    async fn create(&self, path: &str) -> Result<Box<dyn PackSink>>;
+
+    /// Reads a range; shorter than asked for only at the pack's end.
+    async fn read(&self, path: &str, range: Range<u64>) -> Result<Vec<u8>>;
+
+    /// Deletes a pack; one that is not there is fine.
+    async fn delete(&self, path: &str) -> Result<()>;
+
+    /// The file names and sizes of all packs.
+    async fn list(&self) -> Result<Vec<(String, u64)>>;
+}
+
+/// A pack being written. Dropping it leaves nothing visible behind.
+#[async_trait]
+pub(crate) trait PackSink: Send {
+    /// Appends bytes.
+    async fn write(&mut self, data: Vec<u8>) -> Result<()>;
+
+    /// Makes the pack durable, then visible.
+    async fn finish(self: Box<Self>) -> Result<()>;
+
+    /// Takes back what a dropped upload would leave in the store.
+    async fn abort(self: Box<Self>);
+}
+
+/// Packs in an object store.
+#[derive(Debug)]
+pub(crate) struct ObjectPacks {
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+}
+
+/// The size of one part of an upload, in bytes; S3 wants at least 5 MiB.
+const PART_LENGTH: usize = 8 << 20;
+
+impl ObjectPacks {
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
+        Self { store, prefix }
+    }
+
+    fn path(&self, path: &str) -> Path {
+        path.split('/').fold(self.prefix.clone(), Path::join)
+    }
+}
+
+#[async_trait]
+impl PackStore for ObjectPacks {
+    async fn create(&self, path: &str) -> Result<Box<dyn PackSink>> {
+        Ok(Box::new(ObjectSink {
+            store: Arc::clone(&self.store),
+            path: self.path(path),
+            buffer: Vec::new(),
+            upload: None,
+        }))
+    }
+
+    async fn read(&self, path: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        let bytes = self
+            .store
+            .get_range(&self.path(path), range)
+            .await
+            .map_err(|error| failure::of_store(path, error))?;
+        Ok(bytes.into())
+    }
+
+    async fn delete(&self, path: &str) -> Result<()> {
+        match self.store.delete(&self.path(path)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(failure::of_store(path, error)),
+        }
+    }
+
+    async fn list(&self) -> Result<Vec<(String, u64)>> {
+        let folder = self.path("packs");
+        self.store
+            .list(Some(&folder))
+            .map_ok(|object| {
+                (
+                    object.location.filename().unwrap_or_default().to_owned(),
+                    object.size,
+                )
+            })
+            .try_collect()
+            .await
+            .map_err(|error| failure::of_store("packs/", error))
+    }
+}
+
+struct ObjectSink {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    buffer: Vec<u8>,
+    upload: Option<Box<dyn MultipartUpload>>,
+}
+
+impl ObjectSink {
+    fn failed(&self, error: object_store::Error) -> backstop_core::Error {
+        failure::of_store(self.path.as_ref(), error)
+    }
+
+    async fn put_part(&mut self) -> Result<()> {
+        let part = Bytes::from(std::mem::take(&mut self.buffer));
+        if self.upload.is_none() {
+            let upload = self.store.put_multipart(&self.path).await;
+            self.upload = Some(upload.map_err(|error| self.failed(error))?);
+        }
+        if let Some(upload) = &mut self.upload {
+            upload
+                .put_part(PutPayload::from_bytes(part))
+                .await
+                .map_err(|error| failure::of_store(self.path.as_ref(), error))?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl PackSink for ObjectSink {
+    async fn write(&mut self, data: Vec<u8>) -> Result<()> {
+        if self.buffer.is_empty() {
+            self.buffer = data;
+        } else {
+            self.buffer.extend_from_slice(&data);
+        }
+        if self.buffer.len() >= PART_LENGTH {
+            self.put_part().await
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<()> {
+        if self.upload.is_some() {
+            if !self.buffer.is_empty() {
+                self.put_part().await?;
+            }
+            if let Some(mut upload) = self.upload.take() {
+                upload
+                    .complete()
+                    .await
+                    .map_err(|error| self.failed(error))?;
+            }
+        } else {
+            let payload = PutPayload::from_bytes(Bytes::from(std::mem::take(&mut self.buffer)));
+            self.store
+                .put(&self.path, payload)
+                .await
+                .map_err(|error| self.failed(error))?;
+        }
+        Ok(())
+    }
+
+    async fn abort(mut self: Box<Self>) {
+        if let Some(mut upload) = self.upload.take()
+            && let Err(error) = upload.abort().await
+        {
+            tracing::warn!(pack = %self.path, %error, "an unfinished upload could not be taken back");
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! The packs under way: synchronizations append runs of frames to them, full
+//! ones are finished in the background, and their index entries follow when
+//! they are durable.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
+
+use backstop_core::{CpuPool, Error, ErrorKind, Result};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+
+use super::frame::{self, PlainFrame};
+use super::index::{Index, Location, Pack};
+use super::name::{PackKind, PackName};
+use super::sink::{PackSink, PackStore};
+use super::table::{self, HEADER_LENGTH, TableEntry};
+use crate::catalog::{Batch, Catalog, NEXT_PACK, PACKS, numbered_key};
+use crate::record::{self, PackRecord};
+use crate::seal::Seal;
+
+/// How many full packs are finished at once.
+const FINISHING: usize = 2;
+
+/// Writes packs. All calls run to their end even when their caller goes away.
+#[derive(Clone, Debug)]
+pub(crate) struct PackWriter {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store: Arc<dyn PackStore>,
+    catalog: Arc<Catalog>,
+    seal: Arc<Seal>,
+    index: Arc<Index>,
+    cpu: CpuPool,
+    epoch: u64,
+    pack_bytes: u64,
+    next_number: AtomicU64,
+    highest_indexed: AtomicU64,
+    data: Mutex<Option<OpenPack>>,
+    maps: Mutex<Option<OpenPack>>,
+    finishing: Mutex<JoinSet<Result<()>>>,
+    failures: SyncMutex<Failures>,
+}
+
+/// Packs that could not be stored. A synchronization that was under way then
+/// may refer to a frame that was lost with one, so it has to begin again.
+#[derive(Debug, Default)]
+struct Failures {
+    count: u64,
+    last: Option<(ErrorKind, String)>,
+}
+
+struct OpenPack {
+    number: u64,
+    pack: Pack,
+    sink: Box<dyn PackSink>,
+    offset: u64,
+    entries: Vec<TableEntry>,
+}
+
+impl std::fmt::Debug for OpenPack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenPack")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a [`PackWriter`] is made of.
+pub(crate) struct PackWriterParts {
+    pub(crate) store: Arc<dyn PackStore>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) seal: Arc<Seal>,
+    pub(crate) index: Arc<Index>,
+    pub(crate) cpu: CpuPool,
+    pub(crate) pack_bytes: u64,
+    pub(crate) next_number: u64,
+}
+
+impl PackWriter {
+    pub(crate) fn new(parts: PackWriterParts) -> Self {
+        let epoch = parts.catalog.epoch();
+        Self {
+            shared: Arc::new(Shared {
+                store: parts.store,
+                catalog: parts.catalog,
+                seal: parts.seal,
+                index: parts.index,
+                cpu: parts.cpu,
+                epoch,
+                pack_bytes: parts.pack_bytes,
+                next_number: parts.next_number.into(),
+                highest_indexed: parts.next_number.into(),
+                data: Mutex::default(),
+                maps: Mutex::default(),
+                finishing: Mutex::default(),
+                failures: SyncMutex::default(),
+            }),
+        }
+    }
+
+    /// How many packs were lost so far. Who began at another count has to
+    /// begin again.
+    pub(crate) fn failures(&self) -> u64 {
+        self.shared
+            .failures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .count
+    }
+
+    /// Fails if a pack was lost since `count`.
+    pub(crate) fn check(&self, count: u64) -> Result<()> {
+        let failures = self
+            .shared
+            .failures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match &failures.last {
+            Some((kind, why)) if failures.count != count => Err(Error::new(
+                *kind,
+                format!(
+                    "a pack could not be stored, so the synchronization has to begin again: {why}"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Appends frames in one run and gives the bytes that this added.
+    pub(crate) async fn append(&self, kind: PackKind, frames: Vec<PlainFrame>) -> Result<u64> {
+        if frames.is_empty() {
+            return Ok(0);
+        }
+        let shared = Arc::clone(&self.shared);
+        run(async move { shared.append(kind, frames).await }).await
+    }
+
+    /// Finishes all packs under way; when it returns, everything appended
+    /// before is durable and its index entries are written.
+    pub(crate) async fn finish_all(&self) -> Result<()> {
+        let shared = Arc::clone(&self.shared);
+        run(async move { shared.finish_all().await }).await
+    }
+}
+
+async fn run<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(work)
+        .await
+        .map_err(|error| Error::internal("writing a pack panicked").with_source(error))?
+}
+
+impl Shared {
+    fn slot(&self, kind: PackKind) -> &Mutex<Option<OpenPack>> {
+        match kind {
+            PackKind::Data => &self.data,
+            PackKind::Map => &self.maps,
+        }
+    }
+
+    async fn open(&self, kind: PackKind) -> Result<OpenPack> {
+        let pack = Pack::new(PackName::generate(self.epoch)?, kind, &self.seal)?;
+        let mut sink = self.store.create(&pack.path).await?;
+        sink.write(table::encode_header(pack.name, kind).to_vec())
+            .await?;
+        Ok(OpenPack {
+            number: self.next_number.fetch_add(1, Ordering::Relaxed),
+            pack,
+            sink,
+            offset: HEADER_LENGTH as u64,
+            entries: Vec::new(),
+        })
+    }
+
+    /// Notes that a pack is lost, and everything that referred to it.
+    fn lost(&self, number: u64, entries: Vec<TableEntry>, error: &Error) {
+        self.index.settle(number, entries, None);
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.count += 1;
+        failures.last = Some((error.kind(), error.to_string()));
+    }
+
+    async fn append(self: &Arc<Self>, kind: PackKind, frames: Vec<PlainFrame>) -> Result<u64> {
+        let mut slot = self.slot(kind).lock().await;
+        let mut open = match slot.take() {
+            Some(open) => open,
+            None => self.open(kind).await?,
+        };
+        match self.append_to(&mut open, frames).await {
+            Ok(added) => {
+                if open.offset >= self.pack_bytes {
+                    self.finish_later(open).await?;
+                } else {
+                    *slot = Some(open);
+                }
+                Ok(added)
+            }
+            Err(error) => {
+                self.lost(open.number, open.entries, &error);
+                open.sink.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn append_to(&self, open: &mut OpenPack, frames: Vec<PlainFrame>) -> Result<u64> {
+        let (key, start) = (open.pack.key.clone(), open.offset);
+        let (run, entries) = self
+            .cpu
+            .run(move || seal_run(&key, start, &frames))
+            .await??;
+        let added = run.len() as u64;
+        open.sink.write(run).await?;
+        open.offset += added;
+        self.index.add_pending(open.number, &entries);
+        // Each frame also takes a line of the pack's table.
+        let table = entries.len() as u64 * 40;
+        open.entries.extend(entries);
+        Ok(added + table)
+    }
+
+    async fn finish_later(self: &Arc<Self>, open: OpenPack) -> Result<()> {
+        let mut finishing = self.finishing.lock().await;
+        while finishing.len() >= FINISHING {
+            finished(finishing.join_next().await)?;
+        }
+        let shared = Arc::clone(self);
+        finishing.spawn(async move { shared.finish(open).await });
+        Ok(())
+    }
+
+    async fn finish_all(self: &Arc<Self>) -> Result<()> {
+        for kind in [PackKind::Data, PackKind::Map] {
+            let open = self.slot(kind).lock().await.take();
+            if let Some(open) = open {
+                self.finish_later(open).await?;
+            }
+        }
+        let mut finishing = self.finishing.lock().await;
+        let mut result = Ok(());
+        while let Some(done) = finishing.join_next().await {
+            result = result.and(finished(Some(done)));
+        }
+        result
+    }
+
+    async fn finish(&self, mut open: OpenPack) -> Result<()> {
+        let header = table::encode_header(open.pack.name, open.pack.kind);
+        let stored = async {
+            let end = table::encode(&open.entries, open.offset, &header, &open.pack.key)?;
+            let bytes = open.offset + end.len() as u64;
+            let table_bytes = u32::try_from(end.len() - table::FOOTER_LENGTH).unwrap_or(u32::MAX);
+            open.sink.write(end).await?;
+            Ok((bytes, table_bytes))
+        }
+        .await;
+        let stored = match stored {
+            Ok(sizes) => open.sink.finish().await.map(|()| sizes),
+            Err(error) => {
+                open.sink.abort().await;
+                Err(error)
+            }
+        };
+        let indexed = match stored {
+            Ok((bytes, table_bytes)) => {
+                let record = PackRecord {
+                    name: open.pack.name,
+                    kind: open.pack.kind,
+                    bytes,
+                    table_bytes,
+                    frames: open.entries.len() as u64,
+                    plain_bytes: open
+                        .entries
+                        .iter()
+                        .map(|e| u64::from(e.header.plain_length))
+                        .sum(),
+                    payload_bytes: open
+                        .entries
+                        .iter()
+                        .map(|e| u64::from(e.header.payload_length))
+                        .sum(),
+                };
+                self.index_pack(open.number, &record, &open.entries).await
+            }
+            Err(error) => Err(error),
+        };
+        match indexed {
+            Ok(()) => {
+                self.index
+                    .settle(open.number, open.entries, Some(Arc::new(open.pack)));
+                Ok(())
+            }
+            Err(error) => {
+                self.lost(open.number, open.entries, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes the index entries of a durable pack.
+    async fn index_pack(
+        &self,
+        number: u64,
+        record: &PackRecord,
+        entries: &[TableEntry],
+    ) -> Result<()> {
+        let mut batch = Batch::default();
+        batch.put(&numbered_key(PACKS, number), &record::encode(record)?);
+        // Packs finish in any order; the counter only rises.
+        let next = self
+            .highest_indexed
+            .fetch_max(number + 1, Ordering::AcqRel)
+            .max(number + 1);
+        batch.put(NEXT_PACK, &record::encode(&next)?);
+        for entry in entries {
+            let key = self.catalog.chunk_key(entry.header.content, &entry.digest);
+            batch.put(&key, &Location::of(number, entry).encode());
+        }
+        self.catalog.write(batch).await
+    }
+}
+
+fn finished(done: Option<std::result::Result<Result<()>, tokio::task::JoinError>>) -> Result<()> {
+    match done {
+        Some(Ok(result)) => result,
+        Some(Err(error)) => Err(Error::internal("finishing a pack panicked").with_source(error)),
+        None => Ok(()),
+    }
+}
+
+fn seal_run(
+    key: &crate::seal::SealingKey,
+    start: u64,
+    frames: &[PlainFrame],
+) -> Result<(Vec<u8>, Vec<TableEntry>)> {
+    let length = frames.iter().map(|frame| frame.header.frame_length()).sum();
+    let mut run = Vec::with_capacity(length);
+    let mut entries = Vec::with_capacity(frames.len());
+    for frame in frames {
+        let offset = start + run.len() as u64;
+        entries.push(TableEntry {
+            digest: frame.digest,
+            offset,
+            header: frame.header,
+        });
+        frame::seal_into(&mut run, start, frame, key)?;
+    }
+    Ok((run, entries))
+}

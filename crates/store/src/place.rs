@@ -1,0 +1,198 @@
+//! Where a vault lies: a URL, a path, or an object store that the caller has.
+
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+
+use backstop_core::{Error, Result};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use url::Url;
+
+use crate::failure;
+use crate::pack::sink::{ObjectPacks, PackStore};
+
+/// One prefix of an object store.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) prefix: Path,
+    /// The folder of a vault on local files.
+    pub(crate) folder: Option<PathBuf>,
+    /// What the caller called it, for messages.
+    pub(crate) name: String,
+}
+
+impl Place {
+    /// A place by URL (`file:///srv/vault`, `s3://bucket/prefix`, `az://…`,
+    /// `gs://…`, `memory://`) or by a path of a local folder.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        match Url::parse(text) {
+            Ok(url) if url.scheme() == "file" => {
+                let folder = url.to_file_path().map_err(|()| {
+                    Error::invalid_input(format!(
+                        "{text} names no local folder; write file:///path"
+                    ))
+                })?;
+                Ok(Self::local(&folder))
+            }
+            Ok(url) => Self::remote(text, &url),
+            Err(_) => {
+                let folder = std::path::absolute(text).map_err(|error| {
+                    Error::invalid_input(format!("{text:?} is neither a URL nor a path"))
+                        .with_source(error)
+                })?;
+                Ok(Self::local(&folder))
+            }
+        }
+    }
+
+    fn local(folder: &FilePath) -> Self {
+        Self {
+            // Replaced by the folder's own store when it exists; nothing is
+            // made by only naming a vault.
+            store: Arc::new(object_store::memory::InMemory::new()),
+            prefix: Path::default(),
+            folder: Some(folder.to_owned()),
+            name: folder.display().to_string(),
+        }
+    }
+
+    fn remote(text: &str, url: &Url) -> Result<Self> {
+        let refused = |error| {
+            Error::invalid_input(format!(
+                "{text} is no place for a vault; is the feature for this store enabled?"
+            ))
+            .with_source(error)
+        };
+        let options = std::env::vars().map(|(key, value)| (key.to_ascii_lowercase(), value));
+        let (store, prefix) = object_store::parse_url_opts(url, options).map_err(refused)?;
+        Ok(Self {
+            store: Arc::from(store),
+            prefix,
+            folder: None,
+            name: text.to_owned(),
+        })
+    }
+
+    /// A prefix of a store that the caller made.
+    pub(crate) fn of_store(store: Arc<dyn ObjectStore>, prefix: &str) -> Result<Self> {
+        let prefix = Path::parse(prefix).map_err(|error| {
+            Error::invalid_input(format!("{prefix:?} is no prefix of an object store"))
+                .with_source(error)
+        })?;
+        let name = format!("{store}/{prefix}");
+        Ok(Self {
+            store,
+            prefix,
+            folder: None,
+            name,
+        })
+    }
+
+    /// Makes the local folder, if there is one.
+    pub(crate) fn make(&mut self) -> Result<()> {
+        if let Some(folder) = &self.folder {
+            std::fs::create_dir_all(folder).map_err(|error| failure::of_io(folder, error))?;
+        }
+        self.attach()
+    }
+
+    /// Opens the local folder, if there is one.
+    pub(crate) fn attach(&mut self) -> Result<()> {
+        if let Some(folder) = &self.folder {
+            let missing = |error: std::io::Error| match error.kind() {
+                std::io::ErrorKind::NotFound => self.missing(),
+                _ => failure::of_io(folder, error),
+            };
+            let facts = std::fs::metadata(folder).map_err(missing)?;
+            if !facts.is_dir() {
+                return Err(Error::invalid_input(format!(
+                    "{} is not a folder, so it is no vault",
+                    folder.display()
+                )));
+            }
+            let store = LocalFileSystem::new_with_prefix(folder)
+                .map_err(|error| failure::of_store(&self.name, error))?;
+            self.store = Arc::new(store.with_fsync(true));
+        }
+        Ok(())
+    }
+
+    /// The error for a place without a vault.
+    pub(crate) fn missing(&self) -> Error {
+        Error::not_found(format!(
+            "there is no vault at {}; make one first",
+            self.name
+        ))
+    }
+
+    /// Where its packs go.
+    pub(crate) fn packs(&self) -> Result<Arc<dyn PackStore>> {
+        #[cfg(unix)]
+        if let Some(folder) = &self.folder {
+            return Ok(Arc::new(crate::pack::local::LocalPacks::new(
+                folder.clone(),
+            )?));
+        }
+        Ok(Arc::new(ObjectPacks::new(
+            Arc::clone(&self.store),
+            self.prefix.clone(),
+        )))
+    }
+
+    /// An object under the prefix.
+    pub(crate) fn path(&self, name: &str) -> Path {
+        name.split('/').fold(self.prefix.clone(), Path::join)
+    }
+
+    pub(crate) async fn get(&self, name: &str) -> Result<Vec<u8>> {
+        let object = self.store.get(&self.path(name)).await;
+        let bytes = match object {
+            Ok(object) => object.bytes().await,
+            Err(error) => Err(error),
+        };
+        bytes
+            .map(Into::into)
+            .map_err(|error| failure::of_store(name, error))
+    }
+
+    /// Stores an object that must not be there yet.
+    pub(crate) async fn put_new(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        let payload = PutPayload::from(bytes);
+        self.store
+            .put_opts(&self.path(name), payload, PutMode::Create.into())
+            .await
+            .map(drop)
+            .map_err(|error| failure::of_store(name, error))
+    }
+
+    pub(crate) async fn put(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        self.store
+            .put(&self.path(name), PutPayload::from(bytes))
+            .await
+            .map(drop)
+            .map_err(|error| failure::of_store(name, error))
+    }
+
+    pub(crate) async fn delete(&self, name: &str) -> Result<()> {
+        match self.store.delete(&self.path(name)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(failure::of_store(name, error)),
+        }
+    }
+
+    /// The names of the objects in a folder of the vault.
+    pub(crate) async fn list(&self, folder: &str) -> Result<Vec<String>> {
+        let found = self
+            .store
+            .list_with_delimiter(Some(&self.path(folder)))
+            .await
+            .map_err(|error| failure::of_store(folder, error))?;
+        let names = found
+            .objects
+            .iter()
+            .filter_map(|object| object.location.filename());
+        Ok(names.map(|name| format!("{folder}/{name}")).collect())
+    }
+}

@@ -1,0 +1,551 @@
+//! A synchronization under way: new chunks and nodes go into the shared packs
+//! in runs, the image's map grows beside the committed ones, and nothing is
+//! visible before the commit.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
+
+use async_trait::async_trait;
+use backstop_core::{
+    CheckSlice, ChunkDigest, Deduplication, Error, ErrorKind, Extent, PieceContent, RegionAddress,
+    RegionIndex, RegionMap, RegionUpdate, ReplicaWriter, Result, SliceContent, StoreBegin,
+    VerifiedChunk, WriteOutcome, region_count,
+};
+use tokio::sync::Mutex;
+
+use crate::commit::chunk_frame;
+use crate::map::node::Node;
+use crate::map::tree::{ImageMap, NodeSource, NodeStore, as_leaf};
+use crate::nodes::NewNodes;
+use crate::pack::frame::{Content, PlainFrame};
+use crate::pack::name::PackKind;
+use crate::record::{UnfinishedEntry, UnfinishedStream};
+use crate::vault::Vault;
+
+/// Chunks are appended to packs in runs of at least this many bytes, so that
+/// what belongs together stays together.
+const RUN: usize = 1 << 20;
+
+/// The same for nodes.
+const NODE_RUN: usize = 256 << 10;
+
+/// Regions that were written are folded into the tree when there are this
+/// many, so that memory does not grow with the image.
+const LEAVES_HELD: usize = 16 << 10;
+
+/// How many of its own chunks a synchronization remembers.
+const OWN_CHUNKS: usize = 32 << 10;
+
+/// A synchronization in a vault.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) vault: Arc<Vault>,
+    pub(crate) begin: StoreBegin,
+    /// The count of lost packs at its beginning.
+    failures: u64,
+    nodes: NewNodes,
+    resume: Vec<RegionIndex>,
+    own: SyncMutex<OwnChunks>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    streams: Vec<Stream>,
+    run: Vec<PlainFrame>,
+    run_bytes: usize,
+    /// Chunks that wait in runs, with their plain lengths.
+    queued: HashMap<ChunkDigest, u32>,
+    bytes_added: u64,
+    bytes_at_checkpoint: u64,
+    over: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Stream {
+    map: ImageMap,
+    /// Regions written since the map was last folded.
+    leaves: BTreeMap<u64, Option<ChunkDigest>>,
+    next: u64,
+}
+
+/// The chunks that this synchronization has sent, the oldest forgotten first.
+#[derive(Debug, Default)]
+struct OwnChunks {
+    known: HashSet<[u8; 16]>,
+    order: VecDeque<[u8; 16]>,
+}
+
+fn start_of(digest: &ChunkDigest) -> [u8; 16] {
+    let mut start = [0; 16];
+    start.copy_from_slice(&digest.as_bytes()[..16]);
+    start
+}
+
+impl OwnChunks {
+    fn insert(&mut self, digest: &ChunkDigest) {
+        if self.known.insert(start_of(digest)) {
+            self.order.push_back(start_of(digest));
+            if self.order.len() > OWN_CHUNKS
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.known.remove(&oldest);
+            }
+        }
+    }
+
+    fn contains(&self, digest: &ChunkDigest) -> bool {
+        self.known.contains(&start_of(digest))
+    }
+}
+
+/// What a session starts from, stream by stream.
+pub(crate) struct Start {
+    pub(crate) maps: Vec<ImageMap>,
+    pub(crate) next: Vec<u64>,
+    pub(crate) bytes_added: u64,
+}
+
+/// A session's content, ready to be committed.
+pub(crate) struct Settled {
+    pub(crate) maps: Vec<ImageMap>,
+    pub(crate) bytes_added: u64,
+}
+
+impl Session {
+    /// Begins from `start`, whose images are cut or continued to the lengths
+    /// that `begin` names.
+    pub(crate) async fn new(vault: Arc<Vault>, begin: StoreBegin, start: Start) -> Result<Self> {
+        let nodes = NewNodes::new(Arc::clone(&vault.nodes));
+        let mut streams = Vec::with_capacity(begin.streams.len());
+        for ((map, next), spec) in start.maps.into_iter().zip(start.next).zip(&begin.streams) {
+            let map = if map.length == spec.length {
+                map
+            } else {
+                map.resized(spec.length, &nodes).await?
+            };
+            streams.push(Stream {
+                map,
+                leaves: BTreeMap::new(),
+                next,
+            });
+        }
+        let resume = streams
+            .iter()
+            .map(|stream| RegionIndex(stream.next))
+            .collect();
+        let state = State {
+            streams,
+            run: Vec::new(),
+            run_bytes: 0,
+            queued: HashMap::new(),
+            bytes_added: start.bytes_added,
+            bytes_at_checkpoint: start.bytes_added,
+            over: false,
+        };
+        Ok(Self {
+            failures: vault.writer()?.failures(),
+            vault,
+            begin,
+            nodes,
+            resume,
+            own: SyncMutex::default(),
+            state: Mutex::new(state),
+        })
+    }
+
+    /// Fails if the session was given up, or lost something.
+    fn check(&self, state: &State) -> Result<()> {
+        if state.over {
+            return Err(Error::conflict(format!(
+                "synchronization {} of {} is over; begin again",
+                self.begin.id, self.begin.source
+            )));
+        }
+        self.vault.writer()?.check(self.failures)
+    }
+
+    fn stream(&self, at: &RegionAddress) -> Result<()> {
+        match self.begin.streams.get(at.stream) {
+            Some(spec) if at.region.0 < region_count(spec.length) => Ok(()),
+            Some(spec) => Err(Error::invalid_input(format!(
+                "region {} lies past the end of {} ({} bytes)",
+                at.region.0, spec.name, spec.length
+            ))),
+            None => Err(Error::invalid_input(format!(
+                "stream {} was not begun",
+                at.stream
+            ))),
+        }
+    }
+
+    async fn region(&self, at: &RegionAddress) -> Result<RegionMap> {
+        self.stream(at)?;
+        let (map, written) = {
+            let state = self.state.lock().await;
+            self.check(&state)?;
+            let stream = &state.streams[at.stream];
+            (stream.map, stream.leaves.get(&at.region.0).copied())
+        };
+        let leaf = match written {
+            Some(leaf) => leaf,
+            None => map.leaf(at.region, &self.nodes).await?,
+        };
+        match leaf {
+            Some(digest) => Ok(as_leaf(&*self.nodes.get(&digest).await?)?.clone()),
+            None => Ok(RegionMap::new()),
+        }
+    }
+
+    /// Whether this synchronization may name a chunk in a region without
+    /// sending it.
+    fn may_name(&self, region: &HashSet<ChunkDigest>, digest: &ChunkDigest) -> bool {
+        region.contains(digest)
+            || self
+                .own
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(digest)
+    }
+
+    /// The plain lengths of chunks that are stored or wait to be.
+    async fn lengths(&self, digests: &[ChunkDigest]) -> Result<Vec<Option<u32>>> {
+        let located = self.vault.index.locate(Content::Chunk, digests).await?;
+        let state = self.state.lock().await;
+        let length = |(digest, location): (&ChunkDigest, Option<crate::pack::index::Location>)| {
+            location
+                .map(|l| l.plain_length)
+                .or_else(|| state.queued.get(digest).copied())
+        };
+        Ok(digests.iter().zip(located).map(length).collect())
+    }
+
+    /// Checks that every chunk a piece names is known and long enough.
+    async fn check_names(&self, map: &RegionMap, update: &RegionUpdate) -> Result<()> {
+        let sent: HashMap<ChunkDigest, u32> = update
+            .chunks
+            .iter()
+            .map(|chunk| (chunk.digest(), chunk.length()))
+            .collect();
+        let mut wanted: HashMap<ChunkDigest, u32> = HashMap::new();
+        for piece in &update.pieces {
+            if let PieceContent::Data(SliceContent::Chunk { digest, skip }) = piece.content {
+                let end = skip.saturating_add(piece.length);
+                match sent.get(&digest) {
+                    Some(length) if end <= *length => {}
+                    Some(_) => return Err(too_short(&digest)),
+                    None => {
+                        let known = wanted.entry(digest).or_default();
+                        *known = end.max(*known);
+                    }
+                }
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let own = chunks_of(map);
+        let digests: Vec<_> = wanted.keys().copied().collect();
+        for (digest, length) in digests.iter().zip(self.lengths(&digests).await?) {
+            let allowed =
+                self.begin.deduplication == Deduplication::Vault || self.may_name(&own, digest);
+            match length {
+                Some(length) if allowed && wanted[digest] <= length => {}
+                Some(_) if allowed => return Err(too_short(digest)),
+                _ => {
+                    return Err(Error::new(
+                        ErrorKind::ChunkMissing,
+                        format!("chunk {digest} is not known to this synchronization; send it"),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Which of the sent chunks the vault lacks, each once.
+    async fn lacking(&self, chunks: Vec<VerifiedChunk>) -> Result<Vec<VerifiedChunk>> {
+        let digests: Vec<_> = chunks.iter().map(VerifiedChunk::digest).collect();
+        let known = self.lengths(&digests).await?;
+        let mut seen = HashSet::new();
+        let lacking = chunks
+            .into_iter()
+            .zip(known)
+            .filter(|(chunk, known)| known.is_none() && seen.insert(chunk.digest()));
+        Ok(lacking.map(|(chunk, _)| chunk).collect())
+    }
+
+    async fn append_run(&self, run: Vec<PlainFrame>) -> Result<()> {
+        let digests: Vec<_> = run.iter().map(|frame| frame.digest).collect();
+        let appended = self.vault.writer()?.append(PackKind::Data, run).await;
+        let mut state = self.state.lock().await;
+        for digest in &digests {
+            state.queued.remove(digest);
+        }
+        match appended {
+            Ok(bytes) => {
+                state.bytes_added += bytes;
+                Ok(())
+            }
+            Err(error) => {
+                // What was in the run is gone.
+                state.over = true;
+                Err(error)
+            }
+        }
+    }
+
+    async fn append_nodes(&self) -> Result<()> {
+        let frames = self.nodes.take();
+        let digests: Vec<_> = frames.iter().map(|frame| frame.digest).collect();
+        let appended = self.vault.writer()?.append(PackKind::Map, frames).await;
+        let mut state = self.state.lock().await;
+        match appended {
+            Ok(bytes) => {
+                self.nodes.appended(&digests);
+                state.bytes_added += bytes;
+                Ok(())
+            }
+            Err(error) => {
+                state.over = true;
+                Err(error)
+            }
+        }
+    }
+
+    /// Folds all written regions into the trees and appends everything that
+    /// waits: when the packs are finished, all of it is durable.
+    pub(crate) async fn settle(&self) -> Result<Settled> {
+        let run = {
+            let mut state = self.state.lock().await;
+            self.check(&state)?;
+            for stream in &mut state.streams {
+                fold(stream, &self.nodes).await?;
+            }
+            state.run_bytes = 0;
+            std::mem::take(&mut state.run)
+        };
+        let (data, nodes) = futures::join!(self.append_run(run), self.append_nodes());
+        data?;
+        nodes?;
+        let state = self.state.lock().await;
+        self.check(&state)?;
+        let maps = state.streams.iter().map(|stream| stream.map).collect();
+        Ok(Settled {
+            maps,
+            bytes_added: state.bytes_added,
+        })
+    }
+
+    /// Adds frames of the commit itself, such as the manifest.
+    pub(crate) async fn append(&self, kind: PackKind, frames: Vec<PlainFrame>) -> Result<u64> {
+        let added = self.vault.writer()?.append(kind, frames).await?;
+        let mut state = self.state.lock().await;
+        state.bytes_added += added;
+        Ok(state.bytes_added)
+    }
+
+    /// Fails if a pack that this session needs was lost.
+    pub(crate) async fn check_whole(&self) -> Result<()> {
+        self.check(&*self.state.lock().await)
+    }
+
+    /// Nothing more is taken.
+    pub(crate) async fn end(&self) {
+        self.state.lock().await.over = true;
+    }
+
+    /// Makes durable what was done so far.
+    async fn checkpoint(&self) -> Result<()> {
+        let next: Vec<u64> = {
+            let mut state = self.state.lock().await;
+            state.bytes_at_checkpoint = state.bytes_added;
+            state.streams.iter().map(|stream| stream.next).collect()
+        };
+        let settled = self.settle().await?;
+        self.vault.writer()?.finish_all().await?;
+        self.check_whole().await?;
+        let streams = self.begin.streams.iter().zip(settled.maps).zip(next);
+        let entry = UnfinishedEntry {
+            source: self.begin.source.clone(),
+            synchronization: self.begin.id,
+            snapshot: self.begin.snapshot,
+            base: self.begin.base,
+            streams: streams
+                .map(|((spec, map), next_region)| UnfinishedStream {
+                    name: spec.name.clone(),
+                    map,
+                    next_region,
+                })
+                .collect(),
+            bytes_added: settled.bytes_added,
+        };
+        self.vault.put_unfinished(&entry).await
+    }
+}
+
+async fn fold(stream: &mut Stream, nodes: &NewNodes) -> Result<()> {
+    if !stream.leaves.is_empty() {
+        stream.map = stream.map.with_leaves(&stream.leaves, nodes).await?;
+        stream.leaves.clear();
+    }
+    Ok(())
+}
+
+fn chunks_of(map: &RegionMap) -> HashSet<ChunkDigest> {
+    map.slices()
+        .iter()
+        .filter_map(|slice| match slice.content {
+            SliceContent::Chunk { digest, .. } => Some(digest),
+            SliceContent::Unreadable => None,
+        })
+        .collect()
+}
+
+fn too_short(digest: &ChunkDigest) -> Error {
+    Error::invalid_input(format!("a piece reaches past the end of chunk {digest}"))
+}
+
+#[async_trait]
+impl ReplicaWriter for Session {
+    fn resume_at(&self, stream: usize) -> RegionIndex {
+        self.resume.get(stream).copied().unwrap_or_default()
+    }
+
+    async fn needed(&self, at: &RegionAddress, digests: &[ChunkDigest]) -> Result<Vec<bool>> {
+        if self.begin.deduplication == Deduplication::Vault {
+            self.check_whole().await?;
+            let lengths = self.lengths(digests).await?;
+            return Ok(lengths.iter().map(Option::is_none).collect());
+        }
+        let region = chunks_of(&self.region(at).await?);
+        Ok(digests
+            .iter()
+            .map(|digest| !self.may_name(&region, digest))
+            .collect())
+    }
+
+    async fn write(&self, update: RegionUpdate) -> Result<WriteOutcome> {
+        let extent = update.at.region.extent(
+            self.begin
+                .streams
+                .get(update.at.stream)
+                .map(|spec| spec.length)
+                .unwrap_or_default(),
+        );
+        let end = update
+            .pieces
+            .last()
+            .map_or(0, |p| u64::from(p.start) + u64::from(p.length));
+        let mut map = self.region(&update.at).await?;
+        if end > extent.length().0 {
+            return Err(Error::invalid_input(format!(
+                "a piece ends at {end} of region {}, which has {} bytes",
+                update.at.region.0,
+                extent.length()
+            )));
+        }
+        self.check_names(&map, &update).await?;
+        map.overlay(&update.pieces)?;
+        let received = u32::try_from(update.chunks.len()).unwrap_or(u32::MAX);
+        {
+            let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+            for chunk in &update.chunks {
+                own.insert(&chunk.digest());
+            }
+        }
+        let lacking = self.lacking(update.chunks).await?;
+        let leaf = if map.is_hole() {
+            None
+        } else {
+            Some(self.nodes.put(Node::Leaf(map)).await?)
+        };
+        let run = {
+            let mut state = self.state.lock().await;
+            self.check(&state)?;
+            for chunk in &lacking {
+                if state
+                    .queued
+                    .insert(chunk.digest(), chunk.length())
+                    .is_none()
+                {
+                    let frame = chunk_frame(chunk);
+                    state.run_bytes += frame.header.frame_length();
+                    state.run.push(frame);
+                }
+            }
+            let stream = &mut state.streams[update.at.stream];
+            stream.leaves.insert(update.at.region.0, leaf);
+            if stream.leaves.len() >= LEAVES_HELD {
+                fold(stream, &self.nodes).await?;
+            }
+            if state.run_bytes >= RUN {
+                state.run_bytes = 0;
+                std::mem::take(&mut state.run)
+            } else {
+                Vec::new()
+            }
+        };
+        if !run.is_empty() {
+            self.append_run(run).await?;
+        }
+        if self.nodes.waiting() >= NODE_RUN {
+            self.append_nodes().await?;
+        }
+        Ok(WriteOutcome {
+            chunks_received: received,
+        })
+    }
+
+    async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>> {
+        let map = self.region(at).await?;
+        self.flush_for(&map).await?;
+        crate::check::slices(&self.vault, &map).await
+    }
+
+    async fn block_digests(
+        &self,
+        at: &RegionAddress,
+        range: Extent,
+    ) -> Result<Vec<Option<ChunkDigest>>> {
+        let map = self.region(at).await?;
+        self.flush_for(&map).await?;
+        crate::check::block_digests(&self.vault, map, range).await
+    }
+
+    async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()> {
+        let due = {
+            let mut state = self.state.lock().await;
+            self.check(&state)?;
+            if let Some(stream) = state.streams.get_mut(stream) {
+                stream.next = stream.next.max(next.0);
+            }
+            state.bytes_added - state.bytes_at_checkpoint >= self.vault.settings.checkpoint_bytes
+        };
+        if due { self.checkpoint().await } else { Ok(()) }
+    }
+
+    async fn abort(&self) -> Result<()> {
+        self.end().await;
+        self.vault.forget(self.begin.id);
+        self.vault.delete_unfinished(&self.begin.source).await
+    }
+}
+
+impl Session {
+    /// Sees to it that the chunks of a region can be read back, even those
+    /// that still wait in this session's run.
+    async fn flush_for(&self, map: &RegionMap) -> Result<()> {
+        let waits = {
+            let state = self.state.lock().await;
+            !state.queued.is_empty()
+                && chunks_of(map)
+                    .iter()
+                    .any(|digest| state.queued.contains_key(digest))
+        };
+        if waits {
+            self.settle().await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,67 @@
+//! What can be chosen of a vault: plain data with defaults.
+
+/// How much memory a vault's parts may hold, in bytes.
+///
+/// The default keeps a whole process that protects or restores one image
+/// within 96 MiB. [`MemoryBudget::large`] is for vaults of many millions of
+/// chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryBudget {
+    /// Blocks, indexes and filters of the catalog.
+    pub catalog_cache: u64,
+    /// Entries of the catalog that are not yet in tables.
+    pub catalog_unflushed: usize,
+    /// Tables of packs: where the neighbours of a chunk stand.
+    pub tables: usize,
+    /// Nodes of image maps.
+    pub nodes: usize,
+}
+
+impl Default for MemoryBudget {
+    fn default() -> Self {
+        Self {
+            catalog_cache: 12 << 20,
+            catalog_unflushed: 8 << 20,
+            tables: 8 << 20,
+            nodes: 6 << 20,
+        }
+    }
+}
+
+impl MemoryBudget {
+    /// For vaults of about ten million chunks: a whole process stays within
+    /// 256 MiB.
+    pub fn large() -> Self {
+        Self {
+            catalog_cache: 80 << 20,
+            catalog_unflushed: 16 << 20,
+            tables: 32 << 20,
+            nodes: 16 << 20,
+        }
+    }
+}
+
+/// Settings of a vault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VaultSettings {
+    /// When a pack has grown to this many bytes, the next one is begun.
+    pub pack_bytes: u64,
+    /// After this many new bytes an unfinished synchronization is made
+    /// durable, so that an interruption repeats no more than that.
+    pub checkpoint_bytes: u64,
+    /// How much memory its parts may hold.
+    pub memory: MemoryBudget,
+}
+
+impl Default for VaultSettings {
+    /// Packs of 32 MiB, a checkpoint every 256 MiB.
+    fn default() -> Self {
+        Self {
+            pack_bytes: 32 << 20,
+            checkpoint_bytes: 256 << 20,
+            memory: MemoryBudget::default(),
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! An open vault: its parts, and the catalog entries that they share.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
+
+use backstop_core::{
+    BufferPool, Clock, Codecs, CpuPool, Error, PointId, PooledBuffer, REGION_LENGTH, RecoveryPoint,
+    Result, SourceName, SynchronizationId,
+};
+use tokio::sync::Mutex;
+
+use crate::catalog::{self, Batch, Catalog};
+use crate::header::VaultHeader;
+use crate::nodes::Nodes;
+use crate::owner::Ownership;
+use crate::pack::index::Index;
+use crate::pack::reader::PackReader;
+use crate::pack::writer::PackWriter;
+use crate::place::Place;
+use crate::record::{self, PointRecord, ReplicaEntry, UnfinishedEntry};
+use crate::session::Session;
+use crate::settings::VaultSettings;
+
+/// An open vault.
+#[derive(Debug)]
+pub(crate) struct Vault {
+    pub(crate) place: Place,
+    pub(crate) header: VaultHeader,
+    pub(crate) settings: VaultSettings,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) cpu: CpuPool,
+    pub(crate) codecs: Arc<Codecs>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) index: Arc<Index>,
+    pub(crate) reader: Arc<PackReader>,
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) ownership: Option<Ownership>,
+    /// One commit, or other change of the catalog, at a time.
+    pub(crate) commit: Mutex<()>,
+    pub(crate) next_sequence: AtomicU64,
+    sessions: SyncMutex<HashMap<SynchronizationId, Arc<Session>>>,
+    regions: BufferPool,
+    small: BufferPool,
+    /// A flush failed: what the catalog shows may not be durable.
+    doubtful: AtomicBool,
+}
+
+/// What a [`Vault`] is made of.
+pub(crate) struct VaultParts {
+    pub(crate) place: Place,
+    pub(crate) header: VaultHeader,
+    pub(crate) settings: VaultSettings,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) cpu: CpuPool,
+    pub(crate) codecs: Arc<Codecs>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) index: Arc<Index>,
+    pub(crate) reader: Arc<PackReader>,
+    pub(crate) ownership: Option<Ownership>,
+    pub(crate) next_sequence: u64,
+}
+
+impl Vault {
+    pub(crate) fn new(parts: VaultParts) -> Self {
+        let nodes = Nodes::new(
+            Arc::clone(&parts.reader),
+            Arc::clone(&parts.codecs),
+            parts.settings.memory.nodes,
+        );
+        let keep = parts.cpu.parallelism() + 2;
+        Self {
+            place: parts.place,
+            header: parts.header,
+            settings: parts.settings,
+            clock: parts.clock,
+            cpu: parts.cpu,
+            codecs: parts.codecs,
+            catalog: parts.catalog,
+            index: parts.index,
+            reader: parts.reader,
+            nodes: Arc::new(nodes),
+            ownership: parts.ownership,
+            commit: Mutex::default(),
+            next_sequence: parts.next_sequence.into(),
+            sessions: SyncMutex::default(),
+            regions: BufferPool::new(REGION_LENGTH as usize, keep),
+            small: BufferPool::new(64 << 10, 16),
+            doubtful: AtomicBool::new(false),
+        }
+    }
+
+    /// A buffer for what is read; up to `small` bytes from small ones.
+    pub(crate) fn buffer(&self, length: usize, small: usize) -> PooledBuffer {
+        if length <= small {
+            self.small.take(length)
+        } else {
+            self.regions.take(length)
+        }
+    }
+
+    /// The packs under way.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`](backstop_core::ErrorKind::InvalidInput) if
+    /// the vault is open for reading only.
+    pub(crate) fn writer(&self) -> Result<&PackWriter> {
+        if self.doubtful.load(Ordering::Acquire) {
+            return Err(self.in_doubt());
+        }
+        self.reader.writer.as_ref().ok_or_else(|| {
+            Error::invalid_input("the vault is open for reading only; open it as its owner")
+        })
+    }
+
+    fn in_doubt(&self) -> Error {
+        Error::unavailable(format!(
+            "the vault at {} failed to make a change durable; open it again and see what it holds",
+            self.place.name
+        ))
+    }
+
+    /// Writes a batch and makes it durable. After an error what it changed is
+    /// unknown, and the vault has to be opened again.
+    pub(crate) async fn commit_batch(&self, batch: Batch) -> Result<()> {
+        if self.doubtful.load(Ordering::Acquire) {
+            return Err(self.in_doubt());
+        }
+        self.catalog.write(batch).await?;
+        self.catalog
+            .flush()
+            .await
+            .inspect_err(|_| self.doubtful.store(true, Ordering::Release))
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<SynchronizationId, Arc<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn session(&self, id: SynchronizationId) -> Option<Arc<Session>> {
+        self.sessions().get(&id).cloned()
+    }
+
+    /// The session of a source, if it has one.
+    pub(crate) fn session_of(&self, source: &SourceName) -> Option<Arc<Session>> {
+        self.sessions()
+            .values()
+            .find(|session| session.begin.source == *source)
+            .cloned()
+    }
+
+    pub(crate) fn remember(&self, session: Arc<Session>) {
+        self.sessions().insert(session.begin.id, session);
+    }
+
+    pub(crate) fn forget(&self, id: SynchronizationId) {
+        self.sessions().remove(&id);
+    }
+
+    pub(crate) async fn replica_entry(&self, source: &SourceName) -> Result<Option<ReplicaEntry>> {
+        let value = self
+            .catalog
+            .get_durable(&self.catalog.replica_key(source))
+            .await?;
+        value
+            .map(|value| record::decode("a replica's record", &value))
+            .transpose()
+    }
+
+    pub(crate) async fn unfinished_entry(
+        &self,
+        source: &SourceName,
+    ) -> Result<Option<UnfinishedEntry>> {
+        let value = self
+            .catalog
+            .get(&self.catalog.unfinished_key(source))
+            .await?;
+        value
+            .map(|value| record::decode("the record of an unfinished synchronization", &value))
+            .transpose()
+    }
+
+    pub(crate) async fn put_unfinished(&self, entry: &UnfinishedEntry) -> Result<()> {
+        let _one = self.commit.lock().await;
+        let mut batch = Batch::default();
+        batch.put(
+            &self.catalog.unfinished_key(&entry.source),
+            &record::encode(entry)?,
+        );
+        self.commit_batch(batch).await
+    }
+
+    /// Forgets what could be continued. Not made durable at once: coming back
+    /// after a crash does no harm.
+    pub(crate) async fn delete_unfinished(&self, source: &SourceName) -> Result<()> {
+        let key = self.catalog.unfinished_key(source);
+        if self.catalog.get(&key).await?.is_some() {
+            let mut batch = Batch::default();
+            batch.delete(&key);
+            self.catalog.write(batch).await?;
+        }
+        Ok(())
+    }
+
+    /// The record that an index of points names.
+    pub(crate) async fn point_by(&self, index_key: &[u8]) -> Result<Option<PointRecord>> {
+        let Some(key) = self.catalog.get_durable(index_key).await? else {
+            return Ok(None);
+        };
+        let value = self.catalog.get_durable(&key).await?;
+        value
+            .map(|value| record::decode("a point's record", &value))
+            .transpose()
+    }
+
+    pub(crate) async fn point_record(&self, id: PointId) -> Result<PointRecord> {
+        let found = self.point_by(&catalog::id_key(id)).await?;
+        found.ok_or_else(|| {
+            Error::not_found(format!(
+                "recovery point {id} is not in the vault at {}",
+                self.place.name
+            ))
+        })
+    }
+
+    pub(crate) async fn committed(&self, id: SynchronizationId) -> Result<Option<RecoveryPoint>> {
+        let found = self.point_by(&catalog::synchronization_key(id)).await?;
+        Ok(found.map(|record| record.point))
+    }
+}
