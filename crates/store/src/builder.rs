@@ -257,22 +257,26 @@ async fn unlock(
         slots.push((name.clone(), place.get(&name).await?));
     }
     let credential = credential.clone();
-    let open = move || -> Result<Option<VaultKey>> {
+    let open = move || -> Result<(VaultHeader, Option<VaultKey>)> {
         let mut damaged = None;
         for (name, bytes) in slots {
             match KeySlot::decode(&bytes).and_then(|slot| slot.open(&credential)) {
-                Ok(Some(key)) => return Ok(Some(key)),
-                Ok(None) => {}
+                // A slot of a vault whose making was interrupted may lie here
+                // too: only the header says whether a key is the right one.
+                Ok(Some(key)) if header.accepts(&Seal::new(&key)?)? => {
+                    return Ok((header, Some(key)));
+                }
+                Ok(_) => {}
                 // Another slot may still open the vault.
                 Err(error) => damaged = Some(error.within(format_args!("object {name}"))),
             }
         }
-        damaged.map_or(Ok(None), Err)
+        damaged.map_or(Ok((header, None)), Err)
     };
-    let key = cpu.run(open).await??;
+    let (header, key) = cpu.run(open).await??;
     match key {
-        Some(key) if header.accepts(&Seal::new(&key)?)? => Ok((header, key)),
-        _ => Err(Error::new(
+        Some(key) => Ok((header, key)),
+        None => Err(Error::new(
             ErrorKind::WrongKey,
             format!(
                 "no key slot of the vault at {} opens with this passphrase or key",
