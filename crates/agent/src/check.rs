@@ -1,0 +1,90 @@
+//! The consistency check: everything is read and compared along the replica's
+//! own slices, and only what differs is sent. What is equal is never cut
+//! again: other cuts would store again what is there.
+
+use std::sync::Arc;
+
+use backstop_core::{ByteOffset, Extent, RegionIndex, Result};
+use futures::future::{try_join, try_join_all};
+use futures::{TryStreamExt, stream};
+
+use crate::compare::{blocks, first_look};
+use crate::cut::{Short, cut};
+use crate::ledger::Prefix;
+use crate::pipeline::{Job, Window};
+use crate::synchronize::{Lane, Run};
+
+impl Run<'_> {
+    pub(crate) async fn check(&self, lanes: &[Lane<'_>]) -> Result<()> {
+        self.expect(lanes.iter().map(|lane| lane.length).sum())?;
+        for lane in lanes.iter().copied() {
+            let from = self.skip_finished(lane)?;
+            let prefix = Prefix::from(from);
+            let jobs = lane
+                .windows(from)
+                .map_ok(|window| stream::iter(jobs(lane, &window).into_iter().map(Ok)))
+                .try_flatten();
+            let check = |(region, data)| self.check_region(lane, region, data);
+            self.work(lane, jobs, &prefix, check).await?;
+            self.tell_finished(lane, lanes.len()).await?;
+        }
+        Ok(())
+    }
+
+    async fn check_region(
+        &self,
+        lane: Lane<'_>,
+        region: RegionIndex,
+        data: Vec<Extent>,
+    ) -> Result<()> {
+        let (at, extent) = (lane.at(region), lane.region(region));
+        let (slices, outcome) = try_join(self.sync.slices(&at), self.read(lane, &data)).await?;
+        if slices.is_empty() && data.is_empty() {
+            return Ok(());
+        }
+        let content = Arc::new(outcome.within(extent));
+        let read = Arc::clone(&content);
+        let look = self
+            .agent
+            .cpu
+            .run(move || first_look(&slices, extent, &read))
+            .await??;
+        if look.differing.is_empty() && look.changed.is_empty() {
+            return Ok(());
+        }
+        let digests = look.differing.iter().map(|slice| {
+            let start = ByteOffset(slice.offset().0 - extent.offset().0);
+            let range = Extent::between(start, ByteOffset(start.0 + slice.length().0));
+            self.sync.block_digests(&at, range)
+        });
+        let digests = try_join_all(digests).await?;
+        let (at, chunker) = (at.clone(), self.agent.chunker);
+        let cut_changed = move || {
+            let mut changed = look.changed;
+            for (slice, digests) in look.differing.iter().zip(&digests) {
+                blocks(*slice, digests, &content, &mut changed)?;
+            }
+            let changed: Vec<Extent> = changed.iter().collect();
+            cut(at, &changed, &content, Short::Patched, &chunker)
+        };
+        let region = self.agent.cpu.run(cut_changed).await??;
+        self.send(vec![region]).await
+    }
+}
+
+/// One job for each region: the replica may hold data where the source has
+/// holes.
+fn jobs(lane: Lane<'_>, window: &Window) -> Vec<Job<(RegionIndex, Vec<Extent>)>> {
+    let regions = window.regions.clone().map(RegionIndex);
+    regions
+        .map(|region| {
+            let extent = lane.region(region);
+            Job {
+                first: region,
+                next: RegionIndex(region.0 + 1),
+                advances: extent.length().0,
+                work: (region, window.data.within(extent).collect()),
+            }
+        })
+        .collect()
+}

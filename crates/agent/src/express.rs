@@ -1,0 +1,146 @@
+//! The express full: only changed extents are read and sent, so its cost
+//! follows the change and not the image.
+
+use backstop_core::{ByteCount, ByteOffset, Extent, ExtentSet, REGION_LENGTH, RegionIndex, Result};
+use futures::{TryStreamExt, stream};
+
+use crate::cut::{Short, cut};
+use crate::ledger::Prefix;
+use crate::pipeline::Job;
+use crate::synchronize::{Lane, Run};
+
+/// Regions with few changes are dealt with together, up to so many bytes ...
+const BATCH_BYTES: u64 = 1 << 20;
+
+/// ... or so many regions, so that scattered extents are read at depth.
+const BATCH_REGIONS: usize = 64;
+
+/// Changed extents of this length on are asked for holes, in bytes: shorter
+/// ones are read sooner than asked.
+const ASKED_LENGTH: u64 = 256 << 10;
+
+/// The changes of one region.
+struct RegionChanges {
+    region: RegionIndex,
+    extents: Vec<Extent>,
+}
+
+impl Run<'_> {
+    pub(crate) async fn express_full(
+        &self,
+        lanes: &[Lane<'_>],
+        changed: &[ExtentSet],
+    ) -> Result<()> {
+        self.expect(changed.iter().map(ExtentSet::total).sum())?;
+        for (lane, changed) in lanes.iter().copied().zip(changed) {
+            let from = self.sync.resume_at(lane.stream);
+            let prefix = Prefix::from(from);
+            let jobs = stream::iter(batches(changed, from).into_iter().map(Ok));
+            let send = |batch| self.send_batch(lane, batch);
+            self.work(lane, jobs, &prefix, send).await?;
+            self.tell_finished(lane, lanes.len()).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_batch(&self, lane: Lane<'_>, batch: Vec<RegionChanges>) -> Result<()> {
+        let mut wanted = Vec::new();
+        for extent in batch.iter().flat_map(|changes| &changes.extents) {
+            if extent.length().0 < ASKED_LENGTH {
+                wanted.push(*extent);
+            } else {
+                let data = lane.image.data_extents(*extent).await?;
+                wanted.extend(data.into_iter().collect::<ExtentSet>().within(*extent));
+            }
+        }
+        let outcome = self.read(lane, &wanted).await?;
+        let regions: Vec<_> = batch
+            .into_iter()
+            .map(|changes| {
+                let content = outcome.within(lane.region(changes.region));
+                (lane.at(changes.region), changes.extents, content)
+            })
+            .collect();
+        drop(outcome);
+        let chunker = self.agent.chunker;
+        let cut_all = move || {
+            let cut_one = |(at, extents, content): (_, Vec<_>, _)| {
+                cut(at, &extents, &content, Short::Patched, &chunker)
+            };
+            regions.into_iter().map(cut_one).collect::<Result<Vec<_>>>()
+        };
+        let regions = self.agent.cpu.run(cut_all).await??;
+        self.send(regions).await
+    }
+
+    /// Adds what may hold data beyond the length that the replica knows.
+    pub(crate) async fn add_growth(
+        &self,
+        lane: &Lane<'_>,
+        before: ByteCount,
+        changed: &mut ExtentSet,
+    ) -> Result<()> {
+        if before >= lane.length {
+            return Ok(());
+        }
+        let grown = Extent::between(ByteOffset(before.0), ByteOffset(lane.length.0));
+        let first = RegionIndex::at(grown.offset());
+        let mut windows = std::pin::pin!(lane.windows(first));
+        while let Some(window) = windows.try_next().await? {
+            window
+                .data
+                .within(grown)
+                .for_each(|data| changed.insert(data));
+        }
+        Ok(())
+    }
+}
+
+/// The changed regions from `from` on, in batches that leave no region out.
+fn batches(changed: &ExtentSet, from: RegionIndex) -> Vec<Job<Vec<RegionChanges>>> {
+    let mut jobs: Vec<Job<Vec<RegionChanges>>> = Vec::new();
+    let rest = Extent::between(from.start(), changed.end());
+    for changes in by_region(changed.within(rest)) {
+        let bytes = changes.extents.iter().map(|extent| extent.length().0).sum();
+        let next = RegionIndex(changes.region.0 + 1);
+        match jobs.last_mut() {
+            Some(job) if job.advances + bytes <= BATCH_BYTES && job.work.len() < BATCH_REGIONS => {
+                job.advances += bytes;
+                job.next = next;
+                job.work.push(changes);
+            }
+            _ => {
+                let first = jobs.last().map_or(from, |job| job.next);
+                jobs.push(Job {
+                    first,
+                    next,
+                    advances: bytes,
+                    work: vec![changes],
+                });
+            }
+        }
+    }
+    jobs
+}
+
+/// Cuts extents, in order, at the ends of regions.
+fn by_region(extents: impl Iterator<Item = Extent>) -> Vec<RegionChanges> {
+    let mut regions: Vec<RegionChanges> = Vec::new();
+    for extent in extents {
+        let mut at = extent.offset();
+        while at < extent.end() {
+            let region = RegionIndex::at(at);
+            let end = region.start().0.saturating_add(u64::from(REGION_LENGTH));
+            let part = Extent::between(at, ByteOffset(end.min(extent.end().0)));
+            match regions.last_mut() {
+                Some(last) if last.region == region => last.extents.push(part),
+                _ => regions.push(RegionChanges {
+                    region,
+                    extents: vec![part],
+                }),
+            }
+            at = part.end();
+        }
+    }
+    regions
+}

@@ -1,0 +1,161 @@
+//! The sampled proof: some slices of the replica that should not have changed
+//! are compared with the source, so that a tracker that lies is found.
+
+use std::collections::BTreeSet;
+
+use backstop_core::{
+    ByteCount, ByteOffset, ChunkDigest, Extent, ExtentSet, RegionIndex, Result, Sample, is_zero,
+};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::compare::place;
+use crate::synchronize::{Lane, Run};
+
+/// How often positions are drawn: some lie in what changed, or were drawn
+/// before.
+const ROUNDS: u32 = 8;
+
+/// The longest part of a hole that is compared, in bytes.
+const HOLE_LENGTH: u64 = 64 << 10;
+
+/// How one drawn position turned out.
+#[derive(Debug)]
+enum Draw {
+    /// Nothing there can be compared.
+    Passed,
+    /// This run was compared.
+    Compared {
+        stream: usize,
+        start: ByteOffset,
+        equal: bool,
+    },
+}
+
+impl Run<'_> {
+    /// Compares unchanged slices and holes at random positions. Few are
+    /// compared, or none, where almost everything changed.
+    pub(crate) async fn sample(&self, lanes: &[Lane<'_>], changed: &[ExtentSet]) -> Result<Sample> {
+        let wanted = self.agent.settings.sample_slices;
+        let total: ByteCount = lanes.iter().map(|lane| lane.length).sum();
+        let mut sample = Sample::default();
+        if wanted == 0 || total == ByteCount::ZERO {
+            return Ok(sample);
+        }
+        let (mut random, seed) = self.agent.randomness.generator()?;
+        tracing::debug!(seed, wanted, "sampling unchanged slices");
+        let mut compared = BTreeSet::new();
+        // Each round draws as many as are missing: nothing is read in vain but
+        // what is drawn twice.
+        for _ in 0..ROUNDS {
+            let missing = wanted - sample.compared;
+            let positions: Vec<u64> = (0..missing).map(|_| random.u64(..total.0)).collect();
+            let mut draws = stream::iter(positions)
+                .map(|position| self.draw(lanes, changed, position))
+                .buffered(self.in_flight());
+            while let Some(draw) = draws.try_next().await? {
+                if let Draw::Compared {
+                    stream,
+                    start,
+                    equal,
+                } = draw
+                    && compared.insert((stream, start))
+                {
+                    sample.compared += 1;
+                    sample.differed += u32::from(!equal);
+                }
+            }
+        }
+        Ok(sample)
+    }
+
+    /// Compares the run at a position counted through all images.
+    async fn draw(&self, lanes: &[Lane<'_>], changed: &[ExtentSet], position: u64) -> Result<Draw> {
+        let mut offset = position;
+        let lane = lanes.iter().zip(changed).find(|(lane, _)| {
+            let inside = offset < lane.length.0;
+            if !inside {
+                offset -= lane.length.0;
+            }
+            inside
+        });
+        let Some((lane, changed)) = lane else {
+            return Ok(Draw::Passed);
+        };
+        let position = ByteOffset(offset);
+        let region = RegionIndex::at(position);
+        let slices = self.sync.slices(&lane.at(region)).await?;
+        let mut hole = lane.region(region);
+        for (run, digest) in place(&slices, hole)? {
+            if run.end() <= position {
+                hole = Extent::between(run.end(), hole.end());
+            } else if run.offset() > position {
+                hole = Extent::between(hole.offset(), run.offset());
+                break;
+            } else {
+                let Some(digest) = digest.filter(|_| changed.within(run).next().is_none()) else {
+                    return Ok(Draw::Passed);
+                };
+                return self.compare_slice(*lane, run, digest).await;
+            }
+        }
+        match unchanged_around(position, hole, changed) {
+            Some(hole) => self.compare_hole(*lane, hole).await,
+            None => Ok(Draw::Passed),
+        }
+    }
+
+    async fn compare_slice(
+        &self,
+        lane: Lane<'_>,
+        run: Extent,
+        digest: ChunkDigest,
+    ) -> Result<Draw> {
+        let content = self.look(lane, &[run]).await?.within(run);
+        if content.is_unreadable(run) {
+            return Ok(Draw::Passed);
+        }
+        let bytes = content.bytes(run)?;
+        let work = move || ChunkDigest::of(&bytes) == digest;
+        Ok(Draw::Compared {
+            stream: lane.stream,
+            start: run.offset(),
+            equal: self.agent.cpu.run(work).await?,
+        })
+    }
+
+    async fn compare_hole(&self, lane: Lane<'_>, hole: Extent) -> Result<Draw> {
+        let data: ExtentSet = lane.image.data_extents(hole).await?.into_iter().collect();
+        let data: Vec<Extent> = data.within(hole).collect();
+        let content = self.look(lane, &data).await?.within(hole);
+        if content.is_unreadable(hole) {
+            return Ok(Draw::Passed);
+        }
+        Ok(Draw::Compared {
+            stream: lane.stream,
+            start: hole.offset(),
+            equal: is_zero(&content.bytes(hole)?),
+        })
+    }
+}
+
+/// The part of a hole around a position that did not change, cut at multiples
+/// of [`HOLE_LENGTH`]; none if the position itself changed.
+fn unchanged_around(position: ByteOffset, hole: Extent, changed: &ExtentSet) -> Option<Extent> {
+    let start = position.0 - position.0 % HOLE_LENGTH;
+    let cell = Extent::between(
+        ByteOffset(start),
+        ByteOffset(start.saturating_add(HOLE_LENGTH)),
+    );
+    let mut part = hole.intersection(cell);
+    let window: Vec<Extent> = changed.within(part).collect();
+    for change in window {
+        if change.end() <= position {
+            part = Extent::between(change.end(), part.end());
+        } else if change.offset() > position {
+            part = Extent::between(part.offset(), change.offset());
+        } else {
+            return None;
+        }
+    }
+    Some(part)
+}

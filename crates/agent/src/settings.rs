@@ -1,0 +1,57 @@
+//! What can be set on an agent: plain numbers with defaults.
+
+/// Settings of an [`Agent`](crate::Agent).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AgentSettings {
+    /// How many regions of 4 MiB may be dealt with at once, each held with up
+    /// to 8 MiB: bounds memory. At least one; the default is two more than
+    /// the CPU pool's parallelism, so that the pool never waits for reading
+    /// or writing.
+    pub regions_in_flight: Option<usize>,
+    /// How many unchanged slices of the replica an express full compares with
+    /// the source. The default is 4.
+    pub sample_slices: u32,
+    /// zstd's level for chunks, 1 to 19. The default is 1.
+    pub compression_level: i32,
+    /// How often a commit is tried while the service is unavailable, without
+    /// waiting between. At least one; the default is 3.
+    pub commit_attempts: u32,
+}
+
+impl Default for AgentSettings {
+    fn default() -> Self {
+        Self {
+            regions_in_flight: None,
+            sample_slices: 4,
+            compression_level: 1,
+            commit_attempts: 3,
+        }
+    }
+}
+
+impl AgentSettings {
+    /// The same settings with this many regions in flight.
+    pub fn with_regions_in_flight(mut self, regions: usize) -> Self {
+        self.regions_in_flight = Some(regions);
+        self
+    }
+
+    /// The same settings with a sample of this many slices.
+    pub fn with_sample_slices(mut self, slices: u32) -> Self {
+        self.sample_slices = slices;
+        self
+    }
+
+    /// The same settings with chunks compressed at this level.
+    pub fn with_compression_level(mut self, level: i32) -> Self {
+        self.compression_level = level;
+        self
+    }
+
+    /// The same settings with commits tried this often.
+    pub fn with_commit_attempts(mut self, attempts: u32) -> Self {
+        self.commit_attempts = attempts;
+        self
+    }
+}

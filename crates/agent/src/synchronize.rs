@@ -1,0 +1,303 @@
+//! One synchronization from its beginning to the eve of its commit.
+
+use std::sync::Arc;
+
+use backstop_core::{
+    BeginRequest, BlockSource, ByteCount, Commit, Error, Event, ExtentSet, Plan, PointFacts,
+    PointId, PointKind, ReplicaStatus, Result, Sample, SnapshotId, SourceName, StreamName,
+    StreamSpec, Synchronization, SynchronizationId,
+};
+
+use crate::agent::Agent;
+use crate::ledger::Ledger;
+use crate::request::{Changes, Request};
+use crate::watch;
+
+/// The name under which a point's provenance tells why it was a check.
+const CHECK_REASON: &str = "check-reason";
+
+/// A synchronization that has only to be committed.
+pub(crate) struct Prepared {
+    pub(crate) commit: Commit,
+    /// Kept until then, as the service may hold it by this alone.
+    _synchronization: Arc<dyn Synchronization>,
+}
+
+/// One image of a synchronization.
+#[derive(Clone, Copy)]
+pub(crate) struct Lane<'a> {
+    pub(crate) stream: usize,
+    pub(crate) name: &'a StreamName,
+    pub(crate) image: &'a dyn BlockSource,
+    pub(crate) length: ByteCount,
+}
+
+/// A synchronization under way.
+pub(crate) struct Run<'a> {
+    pub(crate) agent: &'a Agent,
+    pub(crate) source: &'a SourceName,
+    pub(crate) sync: Arc<dyn Synchronization>,
+    pub(crate) ledger: Ledger,
+    identity: Identity,
+}
+
+/// What came of transferring.
+#[derive(Default)]
+struct Outcome {
+    sample: Sample,
+    /// Why everything was compared, if it was.
+    check_reason: Option<String>,
+}
+
+/// How an attempt by changed extents ended.
+enum Attempt {
+    Done(PointKind, Outcome),
+    /// They can't be trusted.
+    Doubted(Outcome),
+}
+
+/// Under which ids a synchronization is begun.
+///
+/// What was finished on the word of changed extents must not count as compared
+/// when a check continues; and a check that doubt began must not continue as
+/// an express full. So the id's last bit tells whether a base is named with
+/// it, for as long as it is unfinished.
+#[derive(Clone, Copy)]
+struct Identity {
+    id: SynchronizationId,
+    snapshot: SnapshotId,
+    base: Option<PointId>,
+}
+
+impl Identity {
+    /// New ids; the snapshot's may be given.
+    fn new(agent: &Agent, snapshot: Option<SnapshotId>, base: Option<PointId>) -> Result<Self> {
+        let mut id = agent.randomness.id()?;
+        id[15] = id[15] & !1 | u8::from(base.is_some());
+        let snapshot = match snapshot {
+            Some(snapshot) => snapshot,
+            None => SnapshotId::from_bytes(agent.randomness.id()?),
+        };
+        Ok(Self {
+            id: SynchronizationId::from_bytes(id),
+            snapshot,
+            base,
+        })
+    }
+
+    /// The ids of what was begun on this snapshot before, if it can be
+    /// continued, or new ones.
+    fn find(
+        agent: &Agent,
+        snapshot: Option<SnapshotId>,
+        base: Option<PointId>,
+        status: Option<&ReplicaStatus>,
+    ) -> Result<Self> {
+        let unfinished = status.and_then(|status| status.unfinished.as_ref());
+        if let (Some(snapshot), Some(unfinished)) = (snapshot, unfinished)
+            && unfinished.snapshot == snapshot
+        {
+            let id = unfinished.synchronization;
+            let named_base = id.to_bytes()[15] & 1 == 1;
+            if !named_base || base.is_some() {
+                tracing::info!(synchronization = %id, "continued");
+                return Ok(Self {
+                    id,
+                    snapshot,
+                    base: base.filter(|_| named_base),
+                });
+            }
+        }
+        Self::new(agent, snapshot, base)
+    }
+}
+
+/// Begins or continues a synchronization and transfers what it needs.
+#[tracing::instrument(name = "synchronize", skip_all, fields(source = %request.source))]
+pub(crate) async fn prepare(agent: &Agent, mut request: Request<'_>) -> Result<Prepared> {
+    let base = request.settle()?;
+    let status = agent.service.replica(&request.source).await?;
+    let identity = Identity::find(agent, request.snapshot, base, status.as_ref())?;
+    let mut run = Run {
+        agent,
+        source: &request.source,
+        sync: begin(agent, &request, identity).await?,
+        ledger: Ledger::default(),
+        identity,
+    };
+    let (kind, outcome) = match run.transfer(&request, status.as_ref()).await {
+        Ok(done) => done,
+        Err(error) => {
+            // Nobody can continue what has no snapshot's name.
+            if request.snapshot.is_none()
+                && let Err(abort) = run.sync.abort().await
+            {
+                tracing::debug!(%abort, "a failed synchronization could not be given up");
+            }
+            return Err(error);
+        }
+    };
+    let mut provenance = request.provenance.clone();
+    let reason = outcome.check_reason;
+    provenance.extend(reason.map(|reason| (CHECK_REASON.to_string(), reason)));
+    let facts = PointFacts {
+        kind,
+        consistency: request.consistency,
+        snapshot_time: request.snapshot_time,
+        counts: run.ledger.counts(),
+        sample: outcome.sample,
+        provenance,
+        documents: request.documents.clone(),
+    };
+    Ok(Prepared {
+        commit: Commit {
+            synchronization: run.identity.id,
+            facts,
+        },
+        _synchronization: run.sync,
+    })
+}
+
+async fn begin(
+    agent: &Agent,
+    request: &Request<'_>,
+    identity: Identity,
+) -> Result<Arc<dyn Synchronization>> {
+    let streams = request.streams.iter().map(|stream| StreamSpec {
+        name: stream.name.clone(),
+        length: stream.image.geometry().length,
+    });
+    let begin = BeginRequest {
+        id: identity.id,
+        source: request.source.clone(),
+        snapshot: identity.snapshot,
+        streams: streams.collect(),
+        base: identity.base,
+    };
+    agent.service.begin(begin).await
+}
+
+impl Run<'_> {
+    async fn transfer(
+        &mut self,
+        request: &Request<'_>,
+        status: Option<&ReplicaStatus>,
+    ) -> Result<(PointKind, Outcome)> {
+        let streams = request.streams.iter().enumerate();
+        let lanes: Vec<Lane<'_>> = streams
+            .map(|(stream, asked)| Lane {
+                stream,
+                name: &asked.name,
+                image: asked.image,
+                length: asked.image.geometry().length,
+            })
+            .collect();
+        let mut outcome = Outcome::default();
+        if self.identity.base.is_some() {
+            match self.attempt(request, &lanes, status).await? {
+                Attempt::Done(kind, outcome) => return Ok((kind, outcome)),
+                Attempt::Doubted(doubt) => outcome = doubt,
+            }
+            // Begun again as what it is now.
+            self.identity = Identity::new(self.agent, Some(self.identity.snapshot), None)?;
+            self.sync = begin(self.agent, request, self.identity).await?;
+        }
+        match self.sync.plan().clone() {
+            Plan::Initial => {
+                self.initial(&lanes).await?;
+                Ok((PointKind::Initial, outcome))
+            }
+            Plan::Check { reason } => {
+                let reason = outcome.check_reason.get_or_insert(reason);
+                self.tell_doubt(reason)?;
+                self.check(&lanes).await?;
+                Ok((PointKind::ConsistencyCheck, outcome))
+            }
+            Plan::ExpressFull => Err(Error::internal(format!(
+                "the service wants an express full of source {} without a base",
+                self.source
+            ))),
+        }
+    }
+
+    /// Synchronizes by the changed extents that the request tells.
+    async fn attempt(
+        &self,
+        request: &Request<'_>,
+        lanes: &[Lane<'_>],
+        status: Option<&ReplicaStatus>,
+    ) -> Result<Attempt> {
+        let doubted = |sample, reason| {
+            Ok(Attempt::Doubted(Outcome {
+                sample,
+                check_reason: Some(reason),
+            }))
+        };
+        match self.sync.plan().clone() {
+            Plan::Initial => {
+                self.initial(lanes).await?;
+                Ok(Attempt::Done(PointKind::Initial, Outcome::default()))
+            }
+            Plan::Check { reason } => doubted(Sample::default(), reason),
+            Plan::ExpressFull => {
+                let Some(changed) = self.changed(request, lanes, status).await? else {
+                    let reason = "the replica's head changed while it was looked at";
+                    return doubted(Sample::default(), reason.into());
+                };
+                // First, so that nothing is called finished on the word of a
+                // tracker that lies.
+                let sample = self.sample(lanes, &changed).await?;
+                if sample.differed > 0 {
+                    let reason = format!(
+                        "{} of {} sampled slices had changed, which the changed extents don't tell",
+                        sample.differed, sample.compared
+                    );
+                    return doubted(sample, reason);
+                }
+                self.express_full(lanes, &changed).await?;
+                let outcome = Outcome {
+                    sample,
+                    check_reason: None,
+                };
+                Ok(Attempt::Done(PointKind::ExpressFull, outcome))
+            }
+        }
+    }
+
+    fn tell_doubt(&self, reason: &str) -> Result<()> {
+        tracing::info!(reason, "everything is compared");
+        let event = Event::CheckNeeded {
+            source: self.source.clone(),
+            reason: reason.to_string(),
+        };
+        watch::event(&*self.agent.monitor, &event)
+    }
+
+    /// The changed extents of each image, with what it has grown by; none if
+    /// they refer to another point than the replica's head.
+    async fn changed(
+        &self,
+        request: &Request<'_>,
+        lanes: &[Lane<'_>],
+        status: Option<&ReplicaStatus>,
+    ) -> Result<Option<Vec<ExtentSet>>> {
+        let mut changed = Vec::with_capacity(lanes.len());
+        for (asked, lane) in request.streams.iter().zip(lanes) {
+            let Changes::Since { base, extents } = &asked.changes else {
+                return Ok(None);
+            };
+            let Some(status) = status.filter(|status| status.head == Some(*base)) else {
+                return Ok(None);
+            };
+            let before = status
+                .streams
+                .iter()
+                .find(|stream| stream.name == asked.name);
+            let before = before.map_or(ByteCount::ZERO, |stream| stream.length);
+            let mut extents = extents.clone();
+            self.add_growth(lane, before, &mut extents).await?;
+            changed.push(extents);
+        }
+        Ok(Some(changed))
+    }
+}
