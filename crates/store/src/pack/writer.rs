@@ -223,25 +223,28 @@ impl Shared {
         Ok(added + table)
     }
 
+    /// Finishes a pack in the background. An error is an earlier pack's; this
+    /// one is under way in any case, to be durable or noted as lost.
     async fn finish_later(self: &Arc<Self>, open: OpenPack) -> Result<()> {
         let mut finishing = self.finishing.lock().await;
+        let mut result = Ok(());
         while finishing.len() >= FINISHING {
-            finished(finishing.join_next().await)?;
+            result = result.and(finished(finishing.join_next().await));
         }
         let shared = Arc::clone(self);
         finishing.spawn(async move { shared.finish(open).await });
-        Ok(())
+        result
     }
 
     async fn finish_all(self: &Arc<Self>) -> Result<()> {
+        let mut result = Ok(());
         for kind in [PackKind::Data, PackKind::Map] {
             let open = self.slot(kind).lock().await.take();
             if let Some(open) = open {
-                self.finish_later(open).await?;
+                result = result.and(self.finish_later(open).await);
             }
         }
         let mut finishing = self.finishing.lock().await;
-        let mut result = Ok(());
         while let Some(done) = finishing.join_next().await {
             result = result.and(finished(Some(done)));
         }
