@@ -1,1 +1,66 @@
-//! Placeholder.
+//! The protection server of Backstop: it keeps an up-to-date replica of every
+//! protected data source in a vault, makes recovery points of it, and brings
+//! any of them back.
+//!
+//! A [`ProtectionServer`] stands over one vault: anything that implements
+//! [`RecoveryStore`](backstop_core::RecoveryStore) and
+//! [`Maintenance`](backstop_core::Maintenance). Agents talk to its
+//! [`service`](ProtectionServer::service), in process or through a transport;
+//! operators to the server itself. It knows no agent, no transport and no
+//! store by name, starts no tasks and no threads, and prints nothing.
+//!
+//! ```
+//! use backstop_core::memory::MemoryStore;
+//! use backstop_core::{RetentionPolicy, SourceName};
+//! use backstop_server::ProtectionServer;
+//!
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! let server = ProtectionServer::builder().with_vault(MemoryStore::new()).build().await?;
+//! let service = server.service(); // give it to an agent or a transport
+//! for replica in server.sources().await? {
+//!     println!("{}: {}", replica.source, replica.state);
+//! }
+//! # drop(service);
+//! # Ok::<(), backstop_core::Error>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What it answers for
+//!
+//! - *How changes are found.* An express full only where the agent's changes
+//!   are since the replica's head, the replica is consistent and its images
+//!   have the lengths they had; otherwise a consistency check, with a sentence
+//!   that says why ([`Plan`](backstop_core::Plan)).
+//! - *Commits.* All synchronizations of a commit become points together or
+//!   none does. A point's identity follows from its source and its
+//!   synchronization, so a commit whose answer was lost is repeated safely.
+//! - *Doubt.* What the server learns against a replica becomes its state,
+//!   [`Inconsistent`](backstop_core::ReplicaState::Inconsistent), which stops
+//!   expiry until a consistency check was committed.
+//! - *Removal.* Only [`expire`](ProtectionServer::expire) removes points, by a
+//!   policy and the server's clock; agents never do.
+//! - *Recovery around damage.* A bad chunk costs its own range, which is
+//!   named; everything else comes back.
+
+mod builder;
+mod checks;
+mod commit;
+mod extents;
+mod identity;
+mod plan;
+mod recover;
+mod restore;
+mod retention;
+mod server;
+mod service;
+mod session;
+mod settings;
+mod sources;
+mod status;
+
+pub use builder::ProtectionServerBuilder;
+pub use restore::{MissingRange, RestoreOptions, RestoreReport};
+pub use retention::RetentionReport;
+pub use server::ProtectionServer;
+pub use settings::ServerSettings;

@@ -60,9 +60,14 @@ impl State {
     }
 }
 
-/// What an untouched byte holds: never zero, and not the same everywhere.
-fn garbage(at: u64) -> u8 {
-    at.to_le_bytes()[0] | 0x81
+/// What untouched bytes hold: never zero, and not the same everywhere.
+fn garbage(range: Extent) -> Result<Vec<u8>> {
+    let pattern: Vec<u8> = (0..=u8::MAX).map(|byte| byte | 0x81).collect();
+    let skip = usize::from(range.offset().0.to_le_bytes()[0]);
+    let length = range.length().to_usize()?;
+    let mut bytes = pattern.repeat((skip + length).div_ceil(pattern.len()));
+    bytes.truncate(skip + length);
+    Ok(bytes.split_off(skip))
 }
 
 impl MemoryTarget {
@@ -84,7 +89,7 @@ impl MemoryTarget {
     pub fn read(&self, range: Extent) -> Result<Vec<u8>> {
         let state = self.state();
         let start = range.offset().0;
-        let mut bytes: Vec<u8> = (start..range.end().0).map(garbage).collect();
+        let mut bytes = garbage(range)?;
         let mut fill = |extent: Extent, data: Option<&[u8]>| -> Result<()> {
             let from = ByteCount(extent.offset().0 - start).to_usize()?;
             let to = from + extent.length().to_usize()?;

@@ -1,0 +1,138 @@
+//! Turns synchronizations into recovery points, all of a commit or none.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use backstop_core::{
+    Commit, Error, InconsistencyReason, NewPoint, Plan, PointKind, RecoveryPoint, ReplicaEvent,
+    ReplicaState, Result, SourceName, SynchronizationId, Timestamp,
+};
+use tokio::sync::OwnedMutexGuard;
+
+use crate::identity::point_id;
+use crate::server::Shared;
+use crate::sources::Slot;
+
+type Slots = BTreeMap<SourceName, OwnedMutexGuard<Slot>>;
+
+impl Shared {
+    /// Commits a checked group.
+    pub(crate) async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<RecoveryPoint>> {
+        let mut sources = BTreeMap::new();
+        for commit in &commits {
+            if let Some(source) = self.sources.source_of(commit.synchronization) {
+                sources.insert(commit.synchronization, source);
+            }
+        }
+        let names: BTreeSet<SourceName> = sources.values().cloned().collect();
+        let mut slots = self.sources.hold_all(names).await;
+
+        let order: Vec<SynchronizationId> = commits
+            .iter()
+            .map(|commit| commit.synchronization)
+            .collect();
+        let mut points = BTreeMap::new();
+        let mut new = Vec::new();
+        let now = self.clock.now();
+        for commit in commits {
+            let id = commit.synchronization;
+            // A commit whose answer was lost is repeated: tell it again.
+            if let Some(point) = self.store.committed(id).await? {
+                points.insert(id, point);
+            } else {
+                let source = sources.get(&id).ok_or_else(|| unknown(id))?;
+                new.push(self.new_point(source, commit, &slots, now).await?);
+            }
+        }
+        if !new.is_empty() {
+            for point in self.store.commit(new).await? {
+                points.insert(point.synchronization, point);
+            }
+        }
+        self.forget(&points, &mut slots);
+        order
+            .into_iter()
+            .map(|id| points.remove(&id).ok_or_else(|| unanswered(id)))
+            .collect()
+    }
+
+    /// The point that a synchronization becomes, if its facts allow one.
+    async fn new_point(
+        &self,
+        source: &SourceName,
+        commit: Commit,
+        slots: &Slots,
+        now: Timestamp,
+    ) -> Result<NewPoint> {
+        let id = commit.synchronization;
+        let current = slots.get(source).and_then(|slot| slot.current(id));
+        let plan = &current.ok_or_else(|| unknown(id))?.plan;
+        let record = self.store.replica(source).await?;
+        let state = record.map_or(ReplicaState::Pending, |record| record.state);
+        let kind = commit.facts.kind;
+        if kind == PointKind::ExpressFull {
+            self.check_express_full(source, plan, &state, &commit, now)
+                .await?;
+        }
+        let within = |error: Error| error.within(format_args!("committing {source}"));
+        Ok(NewPoint {
+            synchronization: id,
+            id: point_id(source, id),
+            time: now,
+            state: state.after(ReplicaEvent::Committed(kind)).map_err(within)?,
+            facts: commit.facts,
+        })
+    }
+
+    /// Refuses an express full that was not asked for, or whose sample shows
+    /// that its changed extents left something out.
+    async fn check_express_full(
+        &self,
+        source: &SourceName,
+        plan: &Plan,
+        state: &ReplicaState,
+        commit: &Commit,
+        now: Timestamp,
+    ) -> Result<()> {
+        if *plan != Plan::ExpressFull {
+            return Err(Error::conflict(format!(
+                "synchronization {} of {source} was not planned as an express full",
+                commit.synchronization
+            )));
+        }
+        let differed = commit.facts.sample.differed;
+        if differed == 0 {
+            return Ok(());
+        }
+        // The blocks that the tracker left out may be missing in the head too.
+        let doubt = ReplicaEvent::Doubted {
+            reason: InconsistencyReason::TrackerMissedChanges,
+            at: now,
+        };
+        self.store.set_state(source, state.after(doubt)?).await?;
+        Err(Error::conflict(format!(
+            "{differed} unchanged slices of {source} differ from the replica: \
+             run a consistency check"
+        )))
+    }
+
+    /// Ends the synchronizations that became points.
+    fn forget(&self, points: &BTreeMap<SynchronizationId, RecoveryPoint>, slots: &mut Slots) {
+        for (id, point) in points {
+            if let Some(slot) = slots.get_mut(&point.source)
+                && slot.current(*id).is_some()
+            {
+                self.sources.clear(slot);
+            }
+        }
+    }
+}
+
+fn unknown(id: SynchronizationId) -> Error {
+    Error::not_found(format!(
+        "synchronization {id} is not under way: begin it, with the same id to continue it"
+    ))
+}
+
+fn unanswered(id: SynchronizationId) -> Error {
+    Error::internal(format!("the vault gave no point for synchronization {id}"))
+}

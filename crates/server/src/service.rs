@@ -1,0 +1,115 @@
+//! The server's face to agents.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use backstop_core::{
+    BeginRequest, Commit, Event, Plan, ProtectionService, RecoveryPoint, ReplicaStatus, Result,
+    SourceName, StoreBegin, Synchronization,
+};
+use tracing::instrument;
+
+use crate::server::Shared;
+use crate::session::Session;
+use crate::sources::{Checked, Current};
+use crate::{checks, plan};
+
+/// Implements [`ProtectionService`] over a server's vault.
+pub(crate) struct Service {
+    pub(crate) shared: Arc<Shared>,
+}
+
+#[async_trait]
+impl ProtectionService for Service {
+    #[instrument(level = "debug", skip_all, fields(%source))]
+    async fn replica(&self, source: &SourceName) -> Result<Option<ReplicaStatus>> {
+        let store = &self.shared.store;
+        let Some(record) = store.replica(source).await? else {
+            return Ok(None);
+        };
+        let head = match record.head {
+            Some(head) => Some(store.point(head).await?),
+            None => None,
+        };
+        Ok(Some(ReplicaStatus {
+            state: record.state,
+            head: record.head,
+            streams: head.map(|head| head.streams).unwrap_or_default(),
+            unfinished: record.unfinished,
+        }))
+    }
+
+    #[instrument(skip_all, fields(source = %request.source, synchronization = %request.id), err(level = "debug"))]
+    async fn begin(&self, request: BeginRequest) -> Result<Arc<dyn Synchronization>> {
+        checks::begin(&request, &self.shared.settings)?;
+        self.shared.begin(request).await
+    }
+
+    #[instrument(skip_all, fields(synchronizations = commits.len()), err(level = "debug"))]
+    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<RecoveryPoint>> {
+        checks::group(&commits, &self.shared.settings)?;
+        self.shared.commit(commits).await
+    }
+}
+
+impl Shared {
+    /// Begins or continues a checked request.
+    async fn begin(self: &Arc<Self>, request: BeginRequest) -> Result<Arc<dyn Synchronization>> {
+        let mut slot = self.sources.hold(&request.source).await;
+        let record = self.store.replica(&request.source).await?;
+        let head = match record.as_ref().and_then(|record| record.head) {
+            Some(head) => Some(self.store.point(head).await?),
+            None => None,
+        };
+        let plan = plan::plan(&request, record.as_ref(), head.as_ref());
+        let begin = StoreBegin {
+            id: request.id,
+            source: request.source.clone(),
+            snapshot: request.snapshot,
+            streams: request.streams.clone(),
+            base: head.map(|head| head.id),
+            deduplication: self.deduplication,
+        };
+        let writer = self.store.begin(begin).await?;
+        let current = self.current(&request, plan, slot.current(request.id));
+        let session = Session {
+            shared: Arc::clone(self),
+            source: request.source.clone(),
+            id: request.id,
+            streams: request.streams,
+            checked: is_check(&current.plan).then(|| Arc::clone(&current.checked)),
+            plan: current.plan.clone(),
+            writer,
+        };
+        self.sources.set(&mut slot, &request.source, current);
+        Ok(Arc::new(session))
+    }
+
+    /// What becomes the source's synchronization; tells why it is a check.
+    fn current(&self, request: &BeginRequest, plan: Plan, before: Option<&Current>) -> Current {
+        if let Plan::Check { reason } = &plan {
+            tracing::info!(source = %request.source, %reason, "a consistency check is needed");
+            self.monitor.event(&Event::CheckNeeded {
+                source: request.source.clone(),
+                reason: reason.clone(),
+            });
+        }
+        // Only what was dealt with as a check counts for a check: an express
+        // full passed over what its tracker did not tell.
+        let checked = match before {
+            Some(before) if is_check(&before.plan) && is_check(&plan) => {
+                Arc::clone(&before.checked)
+            }
+            _ => Arc::new(Checked::default()),
+        };
+        Current {
+            id: request.id,
+            plan,
+            checked,
+        }
+    }
+}
+
+fn is_check(plan: &Plan) -> bool {
+    matches!(plan, Plan::Check { .. })
+}

@@ -1,0 +1,95 @@
+//! A synchronization as the agent sees it: the vault's writer behind checks.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use backstop_core::{
+    CheckSlice, ChunkDigest, Error, Extent, Plan, RegionAddress, RegionIndex, RegionUpdate,
+    ReplicaWriter, Result, SourceName, StreamSpec, Synchronization, SynchronizationId,
+    WriteOutcome, region_count,
+};
+
+use crate::checks;
+use crate::server::Shared;
+use crate::sources::Checked;
+
+pub(crate) struct Session {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) source: SourceName,
+    pub(crate) id: SynchronizationId,
+    pub(crate) streams: Vec<StreamSpec>,
+    pub(crate) plan: Plan,
+    /// How far it has come as a check; for a check alone.
+    pub(crate) checked: Option<Arc<Checked>>,
+    pub(crate) writer: Arc<dyn ReplicaWriter>,
+}
+
+#[async_trait]
+impl Synchronization for Session {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn resume_at(&self, stream: usize) -> RegionIndex {
+        let stored = self.writer.resume_at(stream);
+        match &self.checked {
+            Some(checked) => stored.min(checked.resume_at(stream)),
+            None => stored,
+        }
+    }
+
+    async fn needed(&self, at: &RegionAddress, digests: &[ChunkDigest]) -> Result<Vec<bool>> {
+        checks::region_length(&self.streams, at)?;
+        self.writer.needed(at, digests).await
+    }
+
+    async fn write(&self, update: RegionUpdate) -> Result<WriteOutcome> {
+        checks::update(&self.streams, &update)?;
+        self.writer.write(update).await
+    }
+
+    async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>> {
+        checks::region_length(&self.streams, at)?;
+        self.writer.slices(at).await
+    }
+
+    async fn block_digests(
+        &self,
+        at: &RegionAddress,
+        range: Extent,
+    ) -> Result<Vec<Option<ChunkDigest>>> {
+        let length = checks::region_length(&self.streams, at)?;
+        if range.end().0 > length {
+            return Err(Error::invalid_input(format!(
+                "range {range} passes the end of region {} ({length} bytes)",
+                at.region.0
+            )));
+        }
+        self.writer.block_digests(at, range).await
+    }
+
+    async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()> {
+        let spec = checks::stream(&self.streams, stream)?;
+        let count = region_count(spec.length);
+        if next.0 > count {
+            return Err(Error::invalid_input(format!(
+                "image {} has {count} regions, not {}",
+                spec.name, next.0
+            )));
+        }
+        self.writer.progress(stream, next).await?;
+        if let Some(checked) = &self.checked {
+            checked.tell(stream, next);
+        }
+        Ok(())
+    }
+
+    async fn abort(&self) -> Result<()> {
+        let mut slot = self.shared.sources.hold(&self.source).await;
+        self.writer.abort().await?;
+        if slot.current(self.id).is_some() {
+            self.shared.sources.clear(&mut slot);
+        }
+        Ok(())
+    }
+}

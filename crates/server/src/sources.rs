@@ -1,0 +1,114 @@
+//! The synchronizations under way: one for each source, changed by one caller
+//! at a time.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use backstop_core::{Plan, RegionIndex, SourceName, SynchronizationId};
+use tokio::sync::OwnedMutexGuard;
+
+/// What is under way, by source.
+///
+/// A source's slot is held while its state, head, marks or synchronization
+/// change, so that each such step sees the one before whole. Several slots are
+/// always taken in the order of their sources' names.
+#[derive(Default)]
+pub(crate) struct Sources {
+    registry: Mutex<Registry>,
+}
+
+#[derive(Default)]
+struct Registry {
+    slots: BTreeMap<SourceName, Arc<tokio::sync::Mutex<Slot>>>,
+    /// Whose synchronization it is; holds no more than one for each source.
+    sources: HashMap<SynchronizationId, SourceName>,
+}
+
+/// The synchronization of one source, if one is under way.
+#[derive(Default)]
+pub(crate) struct Slot {
+    current: Option<Current>,
+}
+
+/// A synchronization under way.
+#[derive(Clone)]
+pub(crate) struct Current {
+    pub(crate) id: SynchronizationId,
+    pub(crate) plan: Plan,
+    /// How far a consistency check has come.
+    pub(crate) checked: Arc<Checked>,
+}
+
+/// How far a consistency check has compared, as told since it began as a
+/// check: what an express full dealt with before was not compared.
+#[derive(Default)]
+pub(crate) struct Checked(Mutex<(usize, RegionIndex)>);
+
+impl Checked {
+    /// Everything before this region of this image was compared.
+    pub(crate) fn tell(&self, stream: usize, next: RegionIndex) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *told = (*told).max((stream, next));
+    }
+
+    /// The first region of an image that may not have been compared.
+    pub(crate) fn resume_at(&self, stream: usize) -> RegionIndex {
+        let (at, next) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match stream.cmp(&at) {
+            std::cmp::Ordering::Less => RegionIndex(u64::MAX),
+            std::cmp::Ordering::Equal => next,
+            std::cmp::Ordering::Greater => RegionIndex(0),
+        }
+    }
+}
+
+impl Sources {
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whose synchronization it is, if it is under way.
+    pub(crate) fn source_of(&self, id: SynchronizationId) -> Option<SourceName> {
+        self.registry().sources.get(&id).cloned()
+    }
+
+    /// Holds a source's slot until the guard is dropped.
+    pub(crate) async fn hold(&self, source: &SourceName) -> OwnedMutexGuard<Slot> {
+        let slot = Arc::clone(self.registry().slots.entry(source.clone()).or_default());
+        slot.lock_owned().await
+    }
+
+    /// Holds the slots of several sources.
+    pub(crate) async fn hold_all(
+        &self,
+        sources: BTreeSet<SourceName>,
+    ) -> BTreeMap<SourceName, OwnedMutexGuard<Slot>> {
+        let mut held = BTreeMap::new();
+        for source in sources {
+            let slot = self.hold(&source).await;
+            held.insert(source, slot);
+        }
+        held
+    }
+
+    /// Makes this the synchronization of the source whose slot is held.
+    pub(crate) fn set(&self, slot: &mut Slot, source: &SourceName, current: Current) {
+        self.clear(slot);
+        self.registry().sources.insert(current.id, source.clone());
+        slot.current = Some(current);
+    }
+
+    /// Forgets the synchronization of the source whose slot is held.
+    pub(crate) fn clear(&self, slot: &mut Slot) {
+        if let Some(current) = slot.current.take() {
+            self.registry().sources.remove(&current.id);
+        }
+    }
+}
+
+impl Slot {
+    /// The synchronization, if it is this one.
+    pub(crate) fn current(&self, id: SynchronizationId) -> Option<&Current> {
+        self.current.as_ref().filter(|current| current.id == id)
+    }
+}

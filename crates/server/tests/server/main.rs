@@ -1,0 +1,9 @@
+//! The protection server over the in-memory store.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod commits;
+mod conformance;
+mod plans;
+mod restores;
+mod retention;
+mod rig;
