@@ -1,0 +1,219 @@
+//! What the command line takes, and what it tells about itself.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::point_reference::PointReference;
+
+const ABOUT: &str =
+    "Keeps replicas of disk images in a vault, makes recovery points, brings any of them back";
+
+const EXIT_CODES: &str = "\
+POINT is a recovery point's id, at least the first 4 digits of one, or NAME@latest.
+
+Exit codes:
+    0  done
+    2  the command line is wrong
+    3  an input is wrong (a name, a file, a list of extents, a place)
+    4  there is no such vault, image, source or recovery point
+    5  the passphrase or key does not open the vault
+    6  the vault is owned by another process (see --takeover)
+    7  another process has taken the vault over meanwhile
+    8  stored data is damaged
+    9  restored, but for ranges that are damaged in the vault or were unreadable; they are told
+   10  no space is left
+   11  the store does not answer properly; repeat later
+   12  the vault was written by another version
+   13  it exists already and was not touched
+   14  something changed meanwhile: look again; the image changed: protect a snapshot of it
+   15  blocks of the source can't be read; after `protect` and `check` the rest is protected
+   70  a defect of this program
+  130  interrupted; nothing half-made is visible
+";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "backstop", version, about = ABOUT, after_help = EXIT_CODES)]
+pub struct Arguments {
+    /// Where the vault is and how it is opened.
+    #[command(flatten)]
+    pub vault: VaultArguments,
+
+    /// Print JSON on standard output, and no progress
+    #[arg(long)]
+    pub json: bool,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where the vault is and how it is opened.
+#[derive(Debug, Args)]
+pub struct VaultArguments {
+    /// A URL (file:///srv/vault, s3://bucket/prefix, az://..., gs://...) or a local folder
+    #[arg(long = "vault", env = "BACKSTOP_VAULT", value_name = "URL")]
+    pub place: String,
+
+    /// A file that holds the passphrase in its first line; without it, BACKSTOP_PASSPHRASE
+    #[arg(long, value_name = "FILE", conflicts_with = "key_file")]
+    pub passphrase_file: Option<PathBuf>,
+
+    /// A file that holds a raw key: 32 bytes, or 64 hexadecimal digits
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+
+    /// Take the vault over from a process that owns it: that one can write nothing any more
+    #[arg(long)]
+    pub takeover: bool,
+
+    /// Use up to 256 MiB instead of 96, for vaults of about ten million chunks
+    #[arg(long)]
+    pub large_vault: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a vault; it is encrypted if a passphrase or key is given
+    Init,
+    /// Make a recovery point of an image: everything, or the changed extents alone
+    Protect(ProtectArguments),
+    /// List the protected sources
+    Sources,
+    /// List the recovery points of a source, oldest first
+    Points {
+        /// The source
+        name: String,
+    },
+    /// Bring a recovery point back
+    Restore(RestoreArguments),
+    /// Tell where two recovery points may differ, as lines of `offset length`
+    Diff {
+        /// From this one
+        from: PointReference,
+        /// To this one
+        to: PointReference,
+    },
+    /// Compare an image with its replica, and make a recovery point by sending what differs
+    Check {
+        /// The source
+        name: String,
+        /// A disk image or block device that nobody writes to
+        #[arg(long, value_name = "PATH")]
+        image: PathBuf,
+    },
+    /// Remove the recovery points that a policy no longer keeps
+    Expire(ExpireArguments),
+    /// Keep a recovery point whatever the policy says
+    Pin {
+        /// The recovery point
+        point: PointReference,
+    },
+    /// Let the policy decide about a recovery point again
+    Unpin {
+        /// The recovery point
+        point: PointReference,
+    },
+    /// Keep a recovery point for a named reason, such as a lawsuit
+    Hold {
+        /// The recovery point
+        point: PointReference,
+        /// The name of the reason
+        #[arg(long, default_value = "hold")]
+        reason: String,
+    },
+    /// Lift the hold of that name
+    Release {
+        /// The recovery point
+        point: PointReference,
+        /// The name of the reason
+        #[arg(long, default_value = "hold")]
+        reason: String,
+    },
+    /// Count what the vault holds
+    Stats,
+}
+
+/// What to protect.
+#[derive(Debug, Args)]
+pub struct ProtectArguments {
+    /// What to call the source
+    pub name: String,
+    /// A disk image or block device that nobody writes to
+    #[arg(long, value_name = "PATH")]
+    pub image: PathBuf,
+    /// What may have changed since the base: lines of `offset length` in bytes; nothing else is read
+    #[arg(long, value_name = "FILE")]
+    pub extents: Option<PathBuf>,
+    /// Since which recovery point the extents changed; the newest of the source if not said
+    #[arg(long, value_name = "POINT", requires = "extents")]
+    pub base: Option<PointReference>,
+    /// How many unchanged slices to read and compare, so that wrong extents are found [default: 4]
+    #[arg(long, value_name = "N")]
+    pub sample: Option<u32>,
+}
+
+/// What to bring back, and where to.
+#[derive(Debug, Args)]
+pub struct RestoreArguments {
+    /// The recovery point
+    pub point: PointReference,
+    /// The image to make, or a block device (with --overwrite)
+    #[arg(long, value_name = "PATH")]
+    pub to: PathBuf,
+    /// Replace what is there
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Don't wait until the image is on the disk: a power loss soon after may take it back
+    #[arg(long)]
+    pub no_sync: bool,
+}
+
+/// What to keep.
+#[derive(Debug, Args)]
+pub struct ExpireArguments {
+    /// The source
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub name: Option<String>,
+    /// All sources
+    #[arg(long)]
+    pub all: bool,
+    /// Remove nothing; tell what would be
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Which points stay.
+    #[command(flatten)]
+    pub keep: KeepArguments,
+}
+
+/// Which points stay. If no number is given: 3 last, 24 hourly, 14 daily, 8 weekly, 12 monthly, 3 yearly.
+#[derive(Debug, Args)]
+#[command(
+    next_help_heading = "What to keep (without any: 3 last, 24 hourly, 14 daily, 8 weekly, 12 monthly, 3 yearly)"
+)]
+pub struct KeepArguments {
+    /// The newest points
+    #[arg(long = "keep-last", value_name = "N")]
+    pub last: Option<u32>,
+    /// The newest point of each of the last N hours that have one
+    #[arg(long = "keep-hourly", value_name = "N")]
+    pub hourly: Option<u32>,
+    /// The same for days
+    #[arg(long = "keep-daily", value_name = "N")]
+    pub daily: Option<u32>,
+    /// The same for weeks
+    #[arg(long = "keep-weekly", value_name = "N")]
+    pub weekly: Option<u32>,
+    /// The same for months
+    #[arg(long = "keep-monthly", value_name = "N")]
+    pub monthly: Option<u32>,
+    /// The same for years
+    #[arg(long = "keep-yearly", value_name = "N")]
+    pub yearly: Option<u32>,
+    /// Nothing younger goes, whatever the numbers say (30s, 15m, 12h, 7d)
+    #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = humantime::parse_duration)]
+    pub min_age: Duration,
+}

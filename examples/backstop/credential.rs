@@ -1,0 +1,84 @@
+//! What opens the vault: a passphrase or a raw key, from a file or the
+//! environment.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use backstop::{Credential, Error, ErrorKind, Result};
+use zeroize::Zeroizing;
+
+use crate::arguments::VaultArguments;
+
+const PASSPHRASE: &str = "BACKSTOP_PASSPHRASE";
+
+/// Longer files hold neither a passphrase nor a key.
+const LONGEST_FILE: u64 = 4096;
+
+/// Reads the credential that the arguments name. A file goes before the
+/// environment; without either, the vault is one that is not encrypted.
+pub fn credential(arguments: &VaultArguments) -> Result<Credential> {
+    if let Some(path) = &arguments.key_file {
+        return key(path, &read(path)?);
+    }
+    if let Some(path) = &arguments.passphrase_file {
+        let bytes = read(path)?;
+        let not_text =
+            |_| Error::invalid_input(format!("{} is not a text in UTF-8", path.display()));
+        let text = std::str::from_utf8(&bytes).map_err(not_text)?;
+        let first = text.lines().next().unwrap_or_default();
+        return Credential::passphrase(first).map_err(|error| error.within(path.display()));
+    }
+    match std::env::var(PASSPHRASE) {
+        Ok(passphrase) => {
+            Credential::passphrase(passphrase).map_err(|error| error.within(PASSPHRASE))
+        }
+        Err(std::env::VarError::NotPresent) => Ok(Credential::None),
+        Err(error) => Err(Error::invalid_input(format!("{PASSPHRASE}: {error}"))),
+    }
+}
+
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    let failed = |error: io::Error| {
+        let kind = match error.kind() {
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ => ErrorKind::InvalidInput,
+        };
+        Error::new(kind, format!("{} can't be read", path.display())).with_source(error)
+    };
+    // Room for all of it: growing would leave copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(2 * LONGEST_FILE as usize));
+    let file = File::open(path).map_err(failed)?;
+    file.take(LONGEST_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() as u64 > LONGEST_FILE {
+        return Err(Error::invalid_input(format!(
+            "{} is longer than {LONGEST_FILE} bytes: it holds neither a passphrase nor a key",
+            path.display()
+        )));
+    }
+    Ok(bytes)
+}
+
+fn key(path: &Path, bytes: &[u8]) -> Result<Credential> {
+    if let Ok(key) = <[u8; 32]>::try_from(bytes) {
+        return Ok(Credential::key(key));
+    }
+    let refuse = || {
+        Error::invalid_input(format!(
+            "{} is no key file: it must hold 32 bytes or 64 hexadecimal digits",
+            path.display()
+        ))
+    };
+    let digits = bytes.trim_ascii();
+    if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return Err(refuse());
+    }
+    let mut key = Zeroizing::new([0; 32]);
+    for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
+        let pair = std::str::from_utf8(pair).map_err(|_| refuse())?;
+        *byte = u8::from_str_radix(pair, 16).map_err(|_| refuse())?;
+    }
+    Ok(Credential::key(*key))
+}

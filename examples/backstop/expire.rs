@@ -1,0 +1,153 @@
+//! `expire`: removes the recovery points that a policy no longer keeps.
+
+use backstop::{
+    KeepReason, PointId, ProtectionServer, Result, RetentionPolicy, RetentionReport, SourceName,
+    Verdict as PointVerdict,
+};
+use serde::Serialize;
+
+use crate::arguments::{ExpireArguments, KeepArguments};
+use crate::ending::{Ending, Verdict};
+use crate::output::Output;
+use crate::report::short;
+use crate::table::{Align, Table};
+
+#[derive(Debug, Serialize)]
+struct SourceReport {
+    source: SourceName,
+    dry_run: bool,
+    expired: Vec<PointId>,
+    kept: Vec<KeptReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct KeptReport {
+    id: PointId,
+    reasons: Vec<KeepReason>,
+}
+
+/// Expires the points of one source or of all.
+pub async fn expire(
+    arguments: &ExpireArguments,
+    server: &ProtectionServer,
+    output: Output,
+) -> Ending {
+    let policy = policy(&arguments.keep);
+    let mut reports = Vec::new();
+    for source in sources(arguments, server).await? {
+        let report = if arguments.dry_run {
+            server.preview_expiry(&source, &policy).await?
+        } else {
+            server.expire(&source, &policy).await?
+        };
+        reports.push(source_report(report, arguments.dry_run));
+    }
+    output.print(&reports, table(&reports))?;
+    Ok(Verdict::Done)
+}
+
+async fn sources(
+    arguments: &ExpireArguments,
+    server: &ProtectionServer,
+) -> Result<Vec<SourceName>> {
+    match &arguments.name {
+        Some(name) => Ok(vec![SourceName::new(name)?]),
+        None => Ok(server
+            .sources()
+            .await?
+            .into_iter()
+            .map(|replica| replica.source)
+            .collect()),
+    }
+}
+
+/// The default policy, or exactly the numbers that are given.
+fn policy(keep: &KeepArguments) -> RetentionPolicy {
+    let numbers = [
+        keep.last,
+        keep.hourly,
+        keep.daily,
+        keep.weekly,
+        keep.monthly,
+        keep.yearly,
+    ];
+    if numbers.iter().all(Option::is_none) {
+        return RetentionPolicy {
+            minimum_age: keep.min_age,
+            ..RetentionPolicy::default()
+        };
+    }
+    let [last, hourly, daily, weekly, monthly, yearly] = numbers.map(|number| number.unwrap_or(0));
+    RetentionPolicy {
+        last,
+        hourly,
+        daily,
+        weekly,
+        monthly,
+        yearly,
+        minimum_count: 0,
+        minimum_age: keep.min_age,
+    }
+}
+
+fn source_report(report: RetentionReport, dry_run: bool) -> SourceReport {
+    let expired = report.expired().collect();
+    let kept = report
+        .decisions
+        .into_iter()
+        .filter_map(|decision| match decision.verdict {
+            PointVerdict::Keep(reasons) => Some(KeptReport {
+                id: decision.point,
+                reasons,
+            }),
+            PointVerdict::Expire => None,
+        });
+    SourceReport {
+        source: report.source,
+        dry_run,
+        expired,
+        kept: kept.collect(),
+    }
+}
+
+fn table(reports: &[SourceReport]) -> Table {
+    let mut table = Table::new(&[
+        ("source", Align::Left),
+        ("point", Align::Left),
+        ("what", Align::Left),
+    ]);
+    for report in reports {
+        let what = if report.dry_run {
+            "would be removed"
+        } else {
+            "removed"
+        };
+        for id in &report.expired {
+            table.row(vec![report.source.to_string(), short(*id), what.to_owned()]);
+        }
+        for kept in &report.kept {
+            let reasons: Vec<&str> = kept.reasons.iter().map(|reason| word(*reason)).collect();
+            let what = format!("kept: {}", reasons.join(", "));
+            table.row(vec![report.source.to_string(), short(kept.id), what]);
+        }
+    }
+    table
+}
+
+fn word(reason: KeepReason) -> &'static str {
+    match reason {
+        KeepReason::Inconsistent => "the replica is in doubt",
+        KeepReason::Head => "newest",
+        KeepReason::Pinned => "pinned",
+        KeepReason::Held => "held",
+        KeepReason::Young => "young",
+        KeepReason::MinimumCount => "among the fewest",
+        KeepReason::Last => "last",
+        KeepReason::Hourly => "hourly",
+        KeepReason::Daily => "daily",
+        KeepReason::Weekly => "weekly",
+        KeepReason::Monthly => "monthly",
+        KeepReason::Yearly => "yearly",
+        _ => "policy",
+    }
+}

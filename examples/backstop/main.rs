@@ -1,0 +1,123 @@
+//! The sample command line of Backstop: protects disk images in a vault and
+//! brings them back. A thin composition over the library; what it adds is
+//! arguments, tables, JSON and exit codes.
+#![allow(unreachable_pub, reason = "a program: nobody else reaches its modules")]
+
+mod arguments;
+mod credential;
+mod diff;
+mod ending;
+mod expire;
+mod listing;
+mod marking;
+mod output;
+mod point_reference;
+mod progress;
+mod protect;
+mod report;
+mod restore;
+mod table;
+mod vault;
+
+use std::process::ExitCode;
+
+use backstop::{CpuPool, DedupStore, Error, ProtectionServer};
+use clap::Parser;
+use serde_json::json;
+
+use crate::arguments::{Arguments, Command};
+use crate::ending::{Ending, Stop, Verdict};
+use crate::marking::Mark;
+use crate::output::Output;
+use crate::vault::{Access, with_vault};
+
+/// Threads for work that waits for a disk or a processor. More would only
+/// take memory: each keeps buffers of its own.
+const BLOCKING_THREADS: usize = 16;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let output = if arguments.json {
+        Output::Programs
+    } else {
+        Output::People
+    };
+    match run(&arguments, output) {
+        Ok(verdict) => verdict.into(),
+        Err(Stop::OutputClosed) => ExitCode::SUCCESS,
+        Err(Stop::Failed(error)) => output.fail(&error).into(),
+    }
+}
+
+fn run(arguments: &Arguments, output: Output) -> Ending {
+    let cpu = CpuPool::default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cpu.parallelism().min(2))
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            Stop::Failed(Error::unavailable("no threads can be started").with_source(error))
+        })?;
+    let work = async |vault: &DedupStore, server: &ProtectionServer| match &arguments.command {
+        Command::Init => init(vault, output),
+        other => command(other, server, &cpu, output).await,
+    };
+    let access = access(&arguments.command);
+    let ending = runtime.block_on(with_vault(&arguments.vault, access, cpu.clone(), work));
+    // After an interrupt nobody waits for a disk that may be stuck.
+    runtime.shutdown_background();
+    ending
+}
+
+/// What only reads does so beside the vault's owner.
+fn access(command: &Command) -> Access {
+    match command {
+        Command::Init => Access::Create,
+        Command::Sources
+        | Command::Points { .. }
+        | Command::Restore(_)
+        | Command::Diff { .. }
+        | Command::Stats => Access::Read,
+        _ => Access::Own,
+    }
+}
+
+async fn command(
+    command: &Command,
+    server: &ProtectionServer,
+    cpu: &CpuPool,
+    output: Output,
+) -> Ending {
+    match command {
+        Command::Init => Ok(Verdict::Done),
+        Command::Protect(arguments) => protect::protect(arguments, server, cpu, output).await,
+        Command::Check { name, image } => protect::check(name, image, server, cpu, output).await,
+        Command::Sources => listing::sources(server, output).await,
+        Command::Points { name } => listing::points(name, server, output).await,
+        Command::Stats => listing::stats(server, output).await,
+        Command::Restore(arguments) => restore::restore(arguments, server, output).await,
+        Command::Diff { from, to } => diff::diff(from, to, server, output).await,
+        Command::Expire(arguments) => expire::expire(arguments, server, output).await,
+        Command::Pin { point } => marking::mark(point, Mark::Pin, server, output).await,
+        Command::Unpin { point } => marking::mark(point, Mark::Unpin, server, output).await,
+        Command::Hold { point, reason } => {
+            marking::mark(point, Mark::Hold(reason), server, output).await
+        }
+        Command::Release { point, reason } => {
+            marking::mark(point, Mark::Release(reason), server, output).await
+        }
+    }
+}
+
+fn init(vault: &DedupStore, output: Output) -> Ending {
+    let encrypted = vault.is_encrypted();
+    let object = json!({"vault": vault.id(), "encrypted": encrypted});
+    let how = if encrypted {
+        "encrypted"
+    } else {
+        "not encrypted: no passphrase or key was given"
+    };
+    output.print(&object, format_args!("made vault {} ({how})\n", vault.id()))?;
+    Ok(Verdict::Done)
+}

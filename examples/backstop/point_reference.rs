@@ -1,0 +1,82 @@
+//! How a recovery point is named on the command line.
+
+use std::convert::Infallible;
+use std::str::FromStr;
+
+use backstop::{Error, PointId, ProtectionServer, RecoveryPoint, Result, SourceName};
+
+/// The fewest digits of an id that name a point.
+const FEWEST_DIGITS: usize = 4;
+
+/// A recovery point by its id, by the first digits of it, or as the newest of
+/// a source. What it means is known once the vault is open.
+#[derive(Clone, Debug)]
+pub struct PointReference(String);
+
+impl FromStr for PointReference {
+    type Err = Infallible;
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl PointReference {
+    /// Finds the point that is meant.
+    pub async fn find(&self, server: &ProtectionServer) -> Result<RecoveryPoint> {
+        let text = self.0.as_str();
+        if let Some(name) = text.strip_suffix("@latest") {
+            return newest(server, &SourceName::new(name)?).await;
+        }
+        if let Ok(id) = text.parse::<PointId>() {
+            return server.point(id).await;
+        }
+        let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !digits || !(FEWEST_DIGITS..32).contains(&text.len()) {
+            return Err(Error::invalid_input(format!(
+                "{text:?} names no recovery point: give an id, at least its first {FEWEST_DIGITS} digits, or NAME@latest"
+            )));
+        }
+        self.by_prefix(server, &text.to_ascii_lowercase()).await
+    }
+
+    async fn by_prefix(&self, server: &ProtectionServer, digits: &str) -> Result<RecoveryPoint> {
+        let mut found: Option<RecoveryPoint> = None;
+        for replica in server.sources().await? {
+            for point in server.points(&replica.source).await? {
+                if !point.id.to_string().starts_with(digits) {
+                    continue;
+                }
+                if let Some(other) = &found {
+                    return Err(Error::invalid_input(format!(
+                        "{digits} begins the ids of {} and {}: give more digits",
+                        other.id, point.id
+                    )));
+                }
+                found = Some(point);
+            }
+        }
+        found.ok_or_else(|| {
+            Error::not_found(format!(
+                "no recovery point's id begins with {digits}; `backstop points NAME` lists them"
+            ))
+        })
+    }
+}
+
+async fn newest(server: &ProtectionServer, source: &SourceName) -> Result<RecoveryPoint> {
+    match server
+        .source(source)
+        .await?
+        .and_then(|replica| replica.head)
+    {
+        Some(head) => server.point(head).await,
+        None => Err(unknown_source(source)),
+    }
+}
+
+/// The error for a source that was never protected.
+pub fn unknown_source(source: &SourceName) -> Error {
+    Error::not_found(format!(
+        "source {source} has no recovery point; `backstop sources` lists what has"
+    ))
+}

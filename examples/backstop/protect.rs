@@ -1,0 +1,163 @@
+//! `protect` and `check`: makes a recovery point of an image.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use backstop::{
+    Agent, AgentSettings, ByteCount, Changes, CpuPool, Event, FileSource, ProtectionServer,
+    RecoveryPoint, Request, Result, SourceName, StreamName, read_extents_file,
+};
+use serde::Serialize;
+
+use crate::arguments::ProtectArguments;
+use crate::ending::{Ending, Verdict};
+use crate::output::{Output, warn};
+use crate::point_reference::unknown_source;
+use crate::progress::{Happened, Watch};
+use crate::report::{PointReport, RangeReport, table};
+
+#[derive(Debug, Serialize)]
+struct Protected {
+    #[serde(flatten)]
+    point: PointReport,
+    /// The first ranges that can't be read on the source.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreadable: Vec<RangeReport>,
+}
+
+/// Makes a recovery point: of everything, or of the changed extents.
+pub async fn protect(
+    arguments: &ProtectArguments,
+    server: &ProtectionServer,
+    cpu: &CpuPool,
+    output: Output,
+) -> Ending {
+    let source = SourceName::new(&arguments.name)?;
+    let image = FileSource::open(&arguments.image).await?;
+    let changes = changes(arguments, &source, server).await?;
+    let mut settings = AgentSettings::default();
+    if let Some(slices) = arguments.sample {
+        settings = settings.with_sample_slices(slices);
+    }
+    let job = Job {
+        source,
+        image,
+        changes,
+        settings,
+    };
+    job.run(server, cpu, output).await
+}
+
+/// Compares an image with its replica and makes a recovery point of it.
+pub async fn check(
+    name: &str,
+    image: &Path,
+    server: &ProtectionServer,
+    cpu: &CpuPool,
+    output: Output,
+) -> Ending {
+    let source = SourceName::new(name)?;
+    if server
+        .source(&source)
+        .await?
+        .and_then(|replica| replica.head)
+        .is_none()
+    {
+        return Err(unknown_source(&source).into());
+    }
+    let image = FileSource::open(image).await?;
+    let settings = AgentSettings::default();
+    let job = Job {
+        source,
+        image,
+        changes: Changes::Unknown,
+        settings,
+    };
+    job.run(server, cpu, output).await
+}
+
+/// What the arguments say of the changes.
+async fn changes(
+    arguments: &ProtectArguments,
+    source: &SourceName,
+    server: &ProtectionServer,
+) -> Result<Changes> {
+    let Some(path) = &arguments.extents else {
+        return Ok(Changes::Unknown);
+    };
+    let extents = read_extents_file(path).await?;
+    let base = match &arguments.base {
+        Some(base) => Some(base.find(server).await?.id),
+        None => server
+            .source(source)
+            .await?
+            .and_then(|replica| replica.head),
+    };
+    match base {
+        Some(base) => Ok(Changes::Since { base, extents }),
+        None => {
+            warn(format_args!(
+                "source {source} has no recovery point yet: the extents are not used, everything is sent"
+            ));
+            Ok(Changes::Unknown)
+        }
+    }
+}
+
+struct Job {
+    source: SourceName,
+    image: FileSource,
+    changes: Changes,
+    settings: AgentSettings,
+}
+
+impl Job {
+    async fn run(self, server: &ProtectionServer, cpu: &CpuPool, output: Output) -> Ending {
+        let watch = Arc::new(Watch::new("protecting", output));
+        let agent = Agent::new(server.service())
+            .with_cpu_pool(cpu.clone())
+            .with_settings(self.settings)
+            .with_monitor(Arc::clone(&watch) as _);
+        let mut request =
+            Request::new(self.source).with_stream(StreamName::disk(), &self.image, self.changes);
+        // An interrupted run of the same file, unchanged, is continued.
+        if let Some(snapshot) = self.image.snapshot_id() {
+            request = request.with_snapshot(snapshot);
+        }
+        let outcome = agent.synchronize(request).await;
+        let happened = watch.finish();
+        let point = outcome?;
+        let protected = Protected {
+            point: PointReport::from(&point),
+            unreadable: unreadable(&happened),
+        };
+        output.print(&protected, table([&point]))?;
+        if let Err(error) = self.image.verify_unchanged().await {
+            warn(error);
+            return Ok(Verdict::ImageChanged);
+        }
+        Ok(verdict(&point))
+    }
+}
+
+fn unreadable(happened: &Happened) -> Vec<RangeReport> {
+    let events = happened.events.iter();
+    let ranges = events.filter_map(|event| match event {
+        Event::Unreadable { extent, error, .. } => {
+            Some(RangeReport::from(*extent).with_error(error))
+        }
+        _ => None,
+    });
+    ranges.collect()
+}
+
+fn verdict(point: &RecoveryPoint) -> Verdict {
+    if point.counts.bytes_unreadable == ByteCount::ZERO {
+        return Verdict::Done;
+    }
+    warn(format_args!(
+        "{} bytes of the source can't be read; they are recorded as unreadable, the rest is protected",
+        point.counts.bytes_unreadable
+    ));
+    Verdict::BlocksUnreadable
+}

@@ -1,0 +1,123 @@
+//! `restore`: brings a recovery point back, around what is damaged.
+
+use std::path::{Path, PathBuf};
+
+use backstop::{
+    ByteCount, FileTarget, PointId, ProtectionServer, RestoreOptions, RestoreReport, Result,
+    SourceName,
+};
+use serde::Serialize;
+
+use crate::arguments::RestoreArguments;
+use crate::ending::{Ending, Verdict};
+use crate::output::{Output, warn};
+use crate::progress::Watch;
+use crate::report::{RangeReport, amount, short};
+use crate::table::{Align, Table};
+
+#[derive(Debug, Serialize)]
+struct Restored {
+    id: PointId,
+    source: SourceName,
+    to: PathBuf,
+    length: ByteCount,
+    bytes_data: ByteCount,
+    bytes_missing: ByteCount,
+    missing: Vec<RangeReport>,
+}
+
+/// Restores a point to a new file, in the place of one, or to a device.
+pub async fn restore(
+    arguments: &RestoreArguments,
+    server: &ProtectionServer,
+    output: Output,
+) -> Ending {
+    let point = arguments.point.find(server).await?;
+    let target = target(arguments).await?.with_sync(!arguments.no_sync);
+    let watch = Watch::new("restoring", output);
+    let options = RestoreOptions::default();
+    let report = server
+        .restore_with(point.id, None, &target, options, &watch)
+        .await;
+    watch.finish();
+    let report = report?;
+    let missing: ByteCount = report
+        .missing
+        .iter()
+        .map(|range| range.extent.length())
+        .sum();
+    let restored = Restored {
+        id: point.id,
+        source: point.source,
+        to: arguments.to.clone(),
+        length: report.bytes,
+        bytes_data: report.data_bytes,
+        bytes_missing: missing,
+        missing: ranges(&report),
+    };
+    output.print(&restored, text(&restored, &report))?;
+    if report.missing.is_empty() {
+        return Ok(Verdict::Done);
+    }
+    warn(format_args!(
+        "{} was restored without {missing} bytes in {} ranges, which read as zeros; they are listed above, and a second vault or the next check of {} may have them",
+        arguments.to.display(),
+        report.missing.len(),
+        restored.source,
+    ));
+    Ok(Verdict::RangesMissing)
+}
+
+async fn target(arguments: &RestoreArguments) -> Result<FileTarget> {
+    let path = &arguments.to;
+    match arguments.overwrite {
+        false => FileTarget::create(path).await,
+        true if is_device(path) => FileTarget::device(path).await,
+        true => FileTarget::overwrite(path).await,
+    }
+}
+
+#[cfg(unix)]
+fn is_device(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::symlink_metadata(path).is_ok_and(|facts| facts.file_type().is_block_device())
+}
+
+#[cfg(not(unix))]
+fn is_device(_path: &Path) -> bool {
+    false
+}
+
+fn ranges(report: &RestoreReport) -> Vec<RangeReport> {
+    let ranges = report.missing.iter();
+    ranges
+        .map(|range| RangeReport::from(range.extent).with_error(&range.reason))
+        .collect()
+}
+
+fn text(restored: &Restored, report: &RestoreReport) -> String {
+    let mut text = format!(
+        "restored {} of {} to {}: {}, {} of it data\n",
+        short(restored.id),
+        restored.source,
+        restored.to.display(),
+        amount(restored.length),
+        amount(restored.bytes_data),
+    );
+    if !report.missing.is_empty() {
+        let mut table = Table::new(&[
+            ("missing at", Align::Right),
+            ("bytes", Align::Right),
+            ("why", Align::Left),
+        ]);
+        for range in &report.missing {
+            table.row(vec![
+                range.extent.offset().to_string(),
+                range.extent.length().to_string(),
+                range.reason.clone(),
+            ]);
+        }
+        text.push_str(&table.to_string());
+    }
+    text
+}

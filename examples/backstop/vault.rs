@@ -1,0 +1,105 @@
+//! Opening the vault, and closing it whatever happened meanwhile.
+
+use std::future::Future;
+use std::time::Duration;
+
+use backstop::{
+    CpuPool, DedupStore, DedupStoreBuilder, Deduplication, Error, ErrorKind, MemoryBudget,
+    ProtectionServer, Result, Takeover, VaultSettings,
+};
+
+use crate::arguments::VaultArguments;
+use crate::credential::credential;
+use crate::ending::{Ending, Stop};
+use crate::output::warn;
+
+/// How long closing may take after an interrupt.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How a vault is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// A new vault, as its owner.
+    Create,
+    /// As its owner, to write.
+    Own,
+    /// Beside its owner, to read.
+    Read,
+}
+
+/// Opens the vault, does the work, and closes the vault in any case. An
+/// interrupt stops the work where it is: what was not committed is not
+/// visible.
+pub async fn with_vault(
+    arguments: &VaultArguments,
+    access: Access,
+    cpu: CpuPool,
+    work: impl AsyncFnOnce(&DedupStore, &ProtectionServer) -> Ending,
+) -> Ending {
+    let vault = unless_interrupted(open(arguments, access, cpu)).await??;
+    let ending = unless_interrupted(serve(&vault, work)).await;
+    let ending = ending.map_err(Stop::from).flatten();
+    let closed = tokio::time::timeout(PATIENCE, unless_interrupted(vault.close()));
+    let closed = match closed.await {
+        Ok(closed) => closed.flatten(),
+        Err(_) => Err(Error::unavailable("closing takes too long")),
+    };
+    if let Err(error) = closed {
+        // Everything that was reported is safe; only the next opening has
+        // more to do.
+        warn(error.within("the vault was not closed properly"));
+    }
+    ending
+}
+
+async fn serve(
+    vault: &DedupStore,
+    work: impl AsyncFnOnce(&DedupStore, &ProtectionServer) -> Ending,
+) -> Ending {
+    let server = ProtectionServer::builder()
+        .with_vault(vault.clone())
+        // Agent and server are this one process, run by one operator who can
+        // read all of the vault: there is nobody from whom to hide what other
+        // sources have stored, and what they share needn't be compressed
+        // again.
+        .with_deduplication(Deduplication::Vault)
+        .build()
+        .await?;
+    work(vault, &server).await
+}
+
+async fn open(arguments: &VaultArguments, access: Access, cpu: CpuPool) -> Result<DedupStore> {
+    let builder = builder(arguments, cpu)?;
+    match access {
+        Access::Create => builder.create().await,
+        Access::Own => builder.open().await,
+        Access::Read => builder.open_read_only().await,
+    }
+}
+
+fn builder(arguments: &VaultArguments, cpu: CpuPool) -> Result<DedupStoreBuilder> {
+    let mut settings = VaultSettings::default();
+    if arguments.large_vault {
+        settings.memory = MemoryBudget::large();
+    }
+    let takeover = if arguments.takeover {
+        Takeover::Force
+    } else {
+        Takeover::Refuse
+    };
+    Ok(DedupStore::at(&arguments.place)
+        .with_credential(credential(arguments)?)
+        .with_settings(settings)
+        .with_takeover(takeover)
+        .with_cpu_pool(cpu))
+}
+
+/// Runs to the end of the future, or to an interrupt.
+async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Result<T> {
+    tokio::select! {
+        done = work => Ok(done),
+        Ok(()) = tokio::signal::ctrl_c() => {
+            Err(Error::new(ErrorKind::Cancelled, "interrupted; nothing half-made is visible"))
+        }
+    }
+}
