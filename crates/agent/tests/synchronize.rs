@@ -243,16 +243,16 @@ async fn the_sample_is_read_and_counted() {
 async fn a_lying_tracker_is_found() {
     let service = TestService::new();
     let memo = Arc::new(Memo::default());
-    let agent = with_sample(&service, 500)
+    let agent = with_sample(&service, 60)
         .with_seed(8)
         .with_monitor(Arc::clone(&memo) as Arc<dyn Monitor>);
-    let mut data = noise(3 * REGION, 5);
+    let mut data = noise(1_500_000, 5);
     let first = agent
         .protect("vm", &MemorySource::new(data.clone()), Changes::Unknown)
         .await
         .unwrap();
     // Two changes, of which one is told.
-    let changed = [extent(1_000_000, 4096), extent(9_000_000, 8192)];
+    let changed = [extent(200_000, 4096), extent(1_000_000, 8192)];
     scribble(&mut data, changed[0], 6);
     scribble(&mut data, changed[1], 7);
     let next = MemorySource::new(data.clone());

@@ -7,7 +7,6 @@
 //! constructor that takes a digest without checking it.
 
 use std::fmt;
-use std::io::Cursor;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -15,7 +14,9 @@ use bytes::Bytes;
 use zstd::bulk;
 use zstd::zstd_safe::CParameter;
 
-use crate::{ChunkDigest, Error, MAX_CHUNK_LENGTH, Result};
+use crate::{
+    BufferPool, ChunkDigest, Error, MAX_CHUNK_LENGTH, PooledBuffer, REGION_LENGTH, Result,
+};
 
 /// How a chunk's payload is stored and sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -193,6 +194,7 @@ impl VerifiedChunk {
 /// images and 2.7 % smaller.
 pub struct Compressor {
     zstd: bulk::Compressor<'static>,
+    buffers: BufferPool,
 }
 
 impl fmt::Debug for Compressor {
@@ -228,7 +230,12 @@ impl Compressor {
         for parameter in parameters {
             zstd.set_parameter(parameter).map_err(refused)?;
         }
-        Ok(Self { zstd })
+        // Room for a region's chunks, however little they shrink.
+        let room = REGION_LENGTH as usize + zstd::zstd_safe::compress_bound(MAX_CHUNK_LENGTH as usize);
+        Ok(Self {
+            zstd,
+            buffers: BufferPool::new(room, 2),
+        })
     }
 
     /// Compresses many chunks into one buffer. CPU work. A chunk that does
@@ -237,32 +244,28 @@ impl Compressor {
     /// # Errors
     /// [`ErrorKind::Internal`](crate::ErrorKind::Internal) if zstd refuses.
     pub fn compress(&mut self, chunks: Vec<HashedChunk>) -> Result<Vec<VerifiedChunk>> {
+        let bound = |chunk: &HashedChunk| zstd::zstd_safe::compress_bound(chunk.data.len());
         let plain: usize = chunks.iter().map(|chunk| chunk.data.len()).sum();
-        let longest = chunks
-            .iter()
-            .map(|chunk| chunk.data.len())
-            .max()
-            .unwrap_or(0);
-        let mut buffer = Vec::with_capacity(plain / 2 + zstd::zstd_safe::compress_bound(longest));
+        let longest = chunks.iter().map(bound).max().unwrap_or(0);
+        // No chunk takes more than its plain length in the end.
+        let mut buffer = Output::new(&self.buffers, plain + longest);
+        let mut end = 0;
         let mut ends = Vec::with_capacity(chunks.len());
         for chunk in &chunks {
-            let start = buffer.len();
-            buffer.reserve(zstd::zstd_safe::compress_bound(chunk.data.len()));
-            let mut output = Cursor::new(&mut buffer);
-            output.set_position(start as u64);
-            self.zstd
-                .compress_to_buffer(&chunk.data[..], &mut output)
+            let written = self
+                .zstd
+                .compress_to_buffer(&chunk.data[..], &mut buffer.space()[end..])
                 .map_err(|error| {
                     Error::internal(format!("zstd failed on chunk {}", chunk.digest))
                         .with_source(error)
                 })?;
             let worthwhile = chunk.data.len() - chunk.data.len() * WORTHWHILE / 256;
-            if buffer.len() - start >= worthwhile {
-                buffer.truncate(start);
+            if written < worthwhile {
+                end += written;
             }
-            ends.push(buffer.len());
+            ends.push(end);
         }
-        let buffer = Bytes::from(buffer);
+        let buffer = buffer.freeze(end);
         let mut start = 0;
         let compressed = chunks.into_iter().zip(ends).map(|(chunk, end)| {
             let range = start..end;
@@ -283,6 +286,49 @@ impl Compressor {
             }
         });
         Ok(compressed.collect())
+    }
+}
+
+/// Memory for compressed chunks. Large ones come from a pool: taken from the
+/// allocator by one thread and given back by another, they would stay in its
+/// arenas.
+enum Output {
+    Small(Vec<u8>),
+    Large(PooledBuffer),
+}
+
+/// Compressed chunks up to this length, in bytes, get memory of their own,
+/// so that keeping them keeps no more than that.
+const SMALL_OUTPUT: usize = 512 << 10;
+
+impl Output {
+    fn new(buffers: &BufferPool, length: usize) -> Self {
+        if length <= SMALL_OUTPUT {
+            Self::Small(vec![0; length])
+        } else {
+            Self::Large(buffers.take(length))
+        }
+    }
+
+    fn space(&mut self) -> &mut [u8] {
+        match self {
+            Self::Small(buffer) => buffer,
+            Self::Large(buffer) => buffer,
+        }
+    }
+
+    fn freeze(self, length: usize) -> Bytes {
+        match self {
+            Self::Small(mut buffer) => {
+                buffer.truncate(length);
+                buffer.shrink_to_fit();
+                buffer.into()
+            }
+            Self::Large(mut buffer) => {
+                buffer.truncate(length);
+                buffer.freeze()
+            }
+        }
     }
 }
 
