@@ -231,7 +231,8 @@ impl Compressor {
             zstd.set_parameter(parameter).map_err(refused)?;
         }
         // Room for a region's chunks, however little they shrink.
-        let room = REGION_LENGTH as usize + zstd::zstd_safe::compress_bound(MAX_CHUNK_LENGTH as usize);
+        let room =
+            REGION_LENGTH as usize + zstd::zstd_safe::compress_bound(MAX_CHUNK_LENGTH as usize);
         Ok(Self {
             zstd,
             buffers: BufferPool::new(room, 2),
