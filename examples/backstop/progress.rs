@@ -19,6 +19,8 @@ const MOST_EVENTS: usize = 1000;
 #[derive(Debug)]
 pub struct Watch {
     bar: Option<ProgressBar>,
+    /// Whether a comparison of everything is what was asked for.
+    check_expected: bool,
     happened: Mutex<Happened>,
 }
 
@@ -44,7 +46,17 @@ impl Watch {
         });
         Self {
             bar,
+            check_expected: false,
             happened: Mutex::default(),
+        }
+    }
+
+    /// The same watch over an operation that compares everything anyhow: that
+    /// is not told as a surprise.
+    pub fn expecting_check(self) -> Self {
+        Self {
+            check_expected: true,
+            ..self
         }
     }
 
@@ -73,7 +85,8 @@ impl Monitor for Watch {
             happened.events.push(event.clone());
         }
         drop(happened);
-        let Some(sentence) = sentence(event) else {
+        let expected = self.check_expected && matches!(event, Event::CheckNeeded { .. });
+        let Some(sentence) = sentence(event).filter(|_| !expected) else {
             return;
         };
         match &self.bar {

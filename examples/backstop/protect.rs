@@ -113,7 +113,11 @@ struct Job {
 
 impl Job {
     async fn run(self, server: &ProtectionServer, cpu: &CpuPool, output: Output) -> Ending {
-        let watch = Arc::new(Watch::new("protecting", output));
+        let watch = Watch::new("protecting", output);
+        let watch = Arc::new(match self.changes {
+            Changes::Unknown => watch.expecting_check(),
+            Changes::Since { .. } => watch,
+        });
         let agent = Agent::new(server.service())
             .with_cpu_pool(cpu.clone())
             .with_settings(self.settings)

@@ -1,1 +1,15 @@
-//! Being written.
+//! The sample command line as a user meets it: the real program is run, and
+//! its exit codes, sentences, JSON and files are looked at.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test stops at the first surprise"
+)]
+
+mod bad_input;
+mod damage;
+mod lab;
+mod ownership;
+mod retention;
+mod round_trip;
+mod shapes;
