@@ -40,6 +40,8 @@ pub(crate) struct Ownership {
     /// The locked file.
     #[allow(dead_code, reason = "held for its lock")]
     lock: Option<File>,
+    /// What a lease knows us by.
+    holder: String,
     /// Whether an owner was overridden, who may still be alive.
     pub(crate) forced: bool,
 }
@@ -47,6 +49,9 @@ pub(crate) struct Ownership {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Lease {
     process: u32,
+    /// Random: tells one owner from another.
+    #[serde(default)]
+    holder: String,
     renewed: Timestamp,
 }
 
@@ -84,7 +89,12 @@ impl Ownership {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let ownership = Self { lock: None, forced };
+        let holder = u64::from_le_bytes(crate::seal::random()?);
+        let ownership = Self {
+            lock: None,
+            holder: format!("{holder:016x}"),
+            forced,
+        };
         ownership.renew(place, now).await?;
         Ok(ownership)
     }
@@ -96,16 +106,25 @@ impl Ownership {
         }
         let lease = Lease {
             process: std::process::id(),
+            holder: self.holder.clone(),
             renewed: now,
         };
         place.put(LEASE_NAME, record::encode(&lease)?).await
     }
 
+    /// Gives the vault up; a lease that has become another owner's stays.
     pub(crate) async fn release(&self, place: &Place) -> Result<()> {
         if self.lock.is_some() {
-            Ok(())
-        } else {
-            place.delete(LEASE_NAME).await
+            return Ok(());
+        }
+        let bytes = match place.get(LEASE_NAME).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        match record::decode::<Lease>("the lease", &bytes) {
+            Ok(lease) if lease.holder == self.holder => place.delete(LEASE_NAME).await,
+            _ => Ok(()),
         }
     }
 }
@@ -149,6 +168,7 @@ fn lock(place: &Place, folder: &Path, takeover: Takeover) -> Result<Ownership> {
     note().map_err(failed)?;
     Ok(Ownership {
         lock: Some(file),
+        holder: String::new(),
         forced,
     })
 }

@@ -1,9 +1,9 @@
 //! Reading frames back: neighbours in one request, nodes through windows.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
-use backstop_core::{ChunkDigest, Codecs, Error, Result};
+use backstop_core::{ChunkDigest, Codecs, Error, ErrorKind, Result};
 use bytes::Bytes;
 use moka::sync::Cache;
 
@@ -124,32 +124,34 @@ impl PackReader {
         let location = location
             .ok_or_else(|| Error::corrupt(format!("{content:?} {digest} is not in the vault")))?;
         let pack = self.index.pack(location.pack).await?;
-        let mut sealed = self.read_windowed(location, &pack).await?;
-        let (header, payload) = frame::open(&mut sealed, location.offset, &pack.key, &pack.name)?;
-        let mut plain = vec![0; header.plain_length as usize];
-        codecs.decompress_with(|decompressor| {
-            decompressor.decompress(header.encoding, payload, &mut plain)
-        })?;
-        if header.content != content || ChunkDigest::of(&plain) != *digest {
-            return Err(Error::corrupt(format!(
-                "frame at {} of pack {} holds something else than {content:?} {digest}",
-                location.offset, pack.name
-            )));
+        let sealed = self.read_windowed(location, &pack).await?;
+        let first = open_content(content, digest, location, &pack, sealed, codecs);
+        match first {
+            // It may have been damaged only on its way here, and the window
+            // would keep the damage: the store is asked once more.
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                for number in windows_of(location) {
+                    self.windows.invalidate(&(location.pack, number));
+                }
+                let range = location.offset..location.end();
+                let sealed = self.store.read(&pack.path, range).await?;
+                open_content(content, digest, location, &pack, sealed, codecs)
+            }
+            first => first,
         }
-        Ok(plain)
     }
 
     async fn read_windowed(&self, location: Location, pack: &Pack) -> Result<Vec<u8>> {
         let length = usize::try_from(location.frame_length()).unwrap_or(usize::MAX);
         let mut out = Vec::with_capacity(length);
-        let (first, last) = (location.offset / WINDOW, (location.end() - 1) / WINDOW);
-        if last > first + 1 {
+        let windows = windows_of(location);
+        if windows.end() - windows.start() > 1 {
             return self
                 .store
                 .read(&pack.path, location.offset..location.end())
                 .await;
         }
-        for number in first..=last {
+        for number in windows {
             let start = number * WINDOW;
             let window = match self.windows.get(&(location.pack, number)) {
                 Some(window) => window,
@@ -170,4 +172,32 @@ impl PackReader {
         }
         Ok(out)
     }
+}
+
+/// The windows that a frame lies in.
+fn windows_of(location: Location) -> RangeInclusive<u64> {
+    location.offset / WINDOW..=location.end().saturating_sub(1) / WINDOW
+}
+
+/// The plain bytes of a frame, checked against its name.
+fn open_content(
+    content: Content,
+    digest: &ChunkDigest,
+    location: Location,
+    pack: &Pack,
+    mut sealed: Vec<u8>,
+    codecs: &Codecs,
+) -> Result<Vec<u8>> {
+    let (header, payload) = frame::open(&mut sealed, location.offset, &pack.key, &pack.name)?;
+    let mut plain = vec![0; header.plain_length as usize];
+    codecs.decompress_with(|decompressor| {
+        decompressor.decompress(header.encoding, payload, &mut plain)
+    })?;
+    if header.content != content || ChunkDigest::of(&plain) != *digest {
+        return Err(Error::corrupt(format!(
+            "frame at {} of pack {} holds something else than {content:?} {digest}",
+            location.offset, pack.name
+        )));
+    }
+    Ok(plain)
 }
