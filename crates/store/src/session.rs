@@ -61,6 +61,13 @@ struct State {
     over: bool,
 }
 
+impl State {
+    /// What it has added, and what waits to be.
+    fn bytes_taken(&self) -> u64 {
+        self.bytes_added + self.run_bytes as u64
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Stream {
     map: ImageMap,
@@ -144,7 +151,7 @@ impl Session {
             over: false,
         };
         Ok(Self {
-            failures: vault.writer()?.failures(),
+            failures: vault.writer()?.failures_before().await,
             vault,
             begin,
             nodes,
@@ -359,7 +366,7 @@ impl Session {
     async fn checkpoint(&self) -> Result<()> {
         let next: Vec<u64> = {
             let mut state = self.state.lock().await;
-            state.bytes_at_checkpoint = state.bytes_added;
+            state.bytes_at_checkpoint = state.bytes_taken();
             state.streams.iter().map(|stream| stream.next).collect()
         };
         let settled = self.settle().await?;
@@ -520,7 +527,8 @@ impl ReplicaWriter for Session {
             if let Some(stream) = state.streams.get_mut(stream) {
                 stream.next = stream.next.max(next.0);
             }
-            state.bytes_added - state.bytes_at_checkpoint >= self.vault.settings.checkpoint_bytes
+            let since = state.bytes_taken().saturating_sub(state.bytes_at_checkpoint);
+            since >= self.vault.settings.checkpoint_bytes
         };
         if due { self.checkpoint().await } else { Ok(()) }
     }

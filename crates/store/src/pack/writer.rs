@@ -129,6 +129,15 @@ impl PackWriter {
         }
     }
 
+    /// How many packs were lost so far, for who begins now: how they ended is
+    /// told to nobody who began later.
+    pub(crate) async fn failures_before(&self) -> u64 {
+        let count = self.failures();
+        let mut finishing = self.shared.finishing.lock().await;
+        while finishing.try_join_next().is_some() {}
+        count
+    }
+
     /// Appends frames in one run and gives the bytes that this added.
     pub(crate) async fn append(&self, kind: PackKind, frames: Vec<PlainFrame>) -> Result<u64> {
         if frames.is_empty() {
