@@ -1,0 +1,188 @@
+//! What a vault was seen to report, and what it must hold for that.
+
+use std::sync::{Arc, Mutex};
+
+use backstop_core::{
+    ErrorKind, Maintenance, NewPoint, PointId, RecoveryStore, Result, SourceName, StoreBegin,
+};
+use backstop_store::DedupStore;
+
+use crate::images::{self, Machine, Plain};
+
+/// A recovery point and the image that it must hold.
+#[derive(Clone)]
+pub(crate) struct Kept {
+    pub(crate) id: PointId,
+    pub(crate) source: SourceName,
+    pub(crate) image: Plain,
+}
+
+/// What is known of a vault from outside.
+#[derive(Clone, Default)]
+pub(crate) struct Known {
+    /// Points that were reported, in the order of their commits.
+    pub(crate) points: Vec<Kept>,
+    /// A commit that was asked for and not answered: all of it, or nothing.
+    pub(crate) committing: Vec<Kept>,
+    /// An expiry that was asked for and not answered: all of it, or nothing.
+    pub(crate) expiring: Vec<PointId>,
+    /// Whether the vault was reported to exist.
+    pub(crate) created: bool,
+}
+
+/// What is known, shared with whoever works on the vault: it outlives a
+/// process that dies.
+#[derive(Clone, Default)]
+pub(crate) struct History {
+    known: Arc<Mutex<Known>>,
+}
+
+impl History {
+    pub(crate) fn known(&self) -> Known {
+        self.known.lock().unwrap().clone()
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Known)) {
+        change(&mut self.known.lock().unwrap());
+    }
+
+    /// Begins, sends and commits machines as one group.
+    pub(crate) async fn protect(
+        &self,
+        vault: &DedupStore,
+        random: &mut fastrand::Rng,
+        machines: &mut [&mut Machine],
+    ) -> Result<Vec<PointId>> {
+        let mut begins = Vec::new();
+        for machine in machines.iter() {
+            let begin = machine.begin(random);
+            let writer = vault.begin(begin.clone()).await?;
+            images::send(&*writer, machine).await?;
+            begins.push(begin);
+        }
+        self.commit(vault, random, machines, &begins).await
+    }
+
+    /// Commits synchronizations that have sent everything.
+    pub(crate) async fn commit(
+        &self,
+        vault: &DedupStore,
+        random: &mut fastrand::Rng,
+        machines: &mut [&mut Machine],
+        begins: &[StoreBegin],
+    ) -> Result<Vec<PointId>> {
+        let points: Vec<NewPoint> = begins
+            .iter()
+            .map(|begin| images::new_point(random, begin))
+            .collect();
+        let pairs = machines.iter().zip(&points);
+        let fresh: Vec<Kept> = pairs
+            .map(|(machine, point)| Kept {
+                id: point.id,
+                source: machine.name.clone(),
+                image: machine.bytes.clone().into(),
+            })
+            .collect();
+        self.change(|known| known.committing = fresh);
+        let committed = vault.commit(points).await?;
+        self.change(|known| {
+            let fresh = std::mem::take(&mut known.committing);
+            known.points.extend(fresh);
+        });
+        for (machine, point) in machines.iter_mut().zip(&committed) {
+            machine.head = Some(point.id);
+            machine.changed.clear();
+        }
+        Ok(committed.iter().map(|point| point.id).collect())
+    }
+
+    /// Removes points.
+    pub(crate) async fn expire(&self, vault: &DedupStore, points: &[PointId]) -> Result<()> {
+        self.change(|known| known.expiring = points.to_vec());
+        vault.expire(points).await?;
+        self.change(|known| {
+            known.expiring.clear();
+            known.points.retain(|kept| !points.contains(&kept.id));
+        });
+        Ok(())
+    }
+
+    /// Checks that a vault holds what it reported and nothing half made, and
+    /// settles what was not answered.
+    pub(crate) async fn check(&self, vault: &DedupStore) {
+        let mut known = self.known();
+        settle(&mut known, vault).await;
+        for kept in &known.points {
+            holds(vault, kept).await;
+        }
+        let mut sources: Vec<SourceName> =
+            known.points.iter().map(|kept| kept.source.clone()).collect();
+        sources.extend(known.committing.iter().map(|kept| kept.source.clone()));
+        sources.sort();
+        sources.dedup();
+        for source in sources {
+            let of_source = known.points.iter().filter(|kept| kept.source == source);
+            let expected: Vec<PointId> = of_source.map(|kept| kept.id).collect();
+            let listed = vault.points(&source).await.unwrap();
+            let listed: Vec<PointId> = listed.iter().map(|point| point.id).collect();
+            assert_eq!(listed, expected, "the points of {source}");
+            let head = vault.replica(&source).await.unwrap().and_then(|r| r.head);
+            assert_eq!(head, expected.last().copied(), "the head of {source}");
+        }
+        known.committing.clear();
+        known.expiring.clear();
+        self.change(|shared| *shared = known);
+    }
+
+    /// Sets machines to what the vault holds of them: the head is the newest
+    /// point, and everything else has changed.
+    pub(crate) fn catch_up(&self, machine: &mut Machine) {
+        let known = self.known();
+        let newest = known.points.iter().rev().find(|k| k.source == machine.name);
+        machine.head = newest.map(|kept| kept.id);
+        machine.changed = std::iter::once(0..machine.bytes.len()).collect();
+    }
+}
+
+/// What was asked for and not answered happened as a whole or not at all.
+async fn settle(known: &mut Known, vault: &DedupStore) {
+    let mut there = 0;
+    for kept in &known.committing {
+        match vault.point(kept.id).await {
+            Ok(_) => there += 1,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
+        }
+    }
+    assert!(
+        there == 0 || there == known.committing.len(),
+        "{there} of {} points of a group are there",
+        known.committing.len()
+    );
+    if there > 0 {
+        known.points.append(&mut known.committing.clone());
+    }
+    let mut gone = 0;
+    for id in &known.expiring {
+        match vault.point(*id).await {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+                gone += 1;
+            }
+        }
+    }
+    assert!(gone == 0 || gone == known.expiring.len());
+    if gone > 0 {
+        let expiring = known.expiring.clone();
+        known.points.retain(|kept| !expiring.contains(&kept.id));
+    }
+}
+
+/// Checks that a point restores bit for bit.
+pub(crate) async fn holds(vault: &DedupStore, kept: &Kept) {
+    let read = images::read_back(vault, kept.id).await;
+    let read = read.unwrap_or_else(|error| panic!("point {} of {}: {error}", kept.id, kept.source));
+    if let Some(at) = images::first_difference(&read, &kept.image) {
+        panic!("point {} of {} differs at {at}", kept.id, kept.source);
+    }
+}

@@ -1,0 +1,33 @@
+//! What a vault must survive: crashes and power loss at every step, stores
+//! that fail, full disks, a second owner, damage.
+//!
+//! Every random choice follows a seed, which a failing test prints; the
+//! environment variable `BACKSTOP_SEED` replays it. `BACKSTOP_SOAK=1` makes
+//! the tests whose names contain `soak` go on for longer.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking and says why"
+)]
+
+//mod damage;
+mod faults;
+mod fencing;
+//mod full;
+mod growth;
+mod history;
+mod images;
+//mod model;
+//#[cfg(any(feature = "aws", feature = "azure"))]
+//mod peers;
+mod power;
+//mod power_files;
+mod readers;
+//mod replay;
+mod resume;
+mod second_self;
+mod seeds;
+//mod trace;
+mod unruly;

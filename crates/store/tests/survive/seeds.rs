@@ -1,0 +1,38 @@
+//! Seeds: where random choices come from, and how a failing one is replayed.
+
+/// Prints its seed if the test panics while it lives.
+pub(crate) struct Seeded {
+    seed: u64,
+}
+
+impl Drop for Seeded {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("this failed with BACKSTOP_SEED={}", self.seed);
+        }
+    }
+}
+
+/// Keeps a seed until the end of the scope, to be printed if that panics.
+pub(crate) fn watch(seed: u64) -> Seeded {
+    Seeded { seed }
+}
+
+/// The seeds to run: the one that `BACKSTOP_SEED` names, or the first `count`.
+pub(crate) fn seeds(count: u64) -> Vec<u64> {
+    match std::env::var("BACKSTOP_SEED") {
+        Ok(seed) => vec![seed.parse().expect("BACKSTOP_SEED is a number")],
+        Err(_) => (1..=count).collect(),
+    }
+}
+
+/// Whether a longer run was asked for.
+pub(crate) fn soaking() -> bool {
+    std::env::var_os("BACKSTOP_SOAK").is_some_and(|value| value == "1")
+}
+
+/// How many rounds a soak test makes: `short` unless a longer run was asked
+/// for.
+pub(crate) fn rounds(short: u64, long: u64) -> u64 {
+    if soaking() { long } else { short }
+}
