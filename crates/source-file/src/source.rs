@@ -1,5 +1,6 @@
 //! An image file or a block device as a [`BlockSource`].
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +20,13 @@ use crate::system::{Access, Kind, current as system};
 /// Reads up to this length get memory of their own; the allocator keeps it.
 const SMALL_READ: usize = 64 << 10;
 
+/// Reads from this length on may go past the page cache, in bytes.
+const DIRECT_READ: u64 = 1 << 20;
+
+/// Direct reads need offsets, lengths and addresses in multiples of this, in
+/// bytes.
+const PAGE: usize = 4096;
+
 /// The buffers that are kept for reuse: one region, as the agent reads.
 const BUFFER_LENGTH: usize = backstop_core::REGION_LENGTH as usize;
 
@@ -35,12 +43,15 @@ const BUFFER_LENGTH: usize = backstop_core::REGION_LENGTH as usize;
 #[derive(Clone, Debug)]
 pub struct FileSource {
     shared: Arc<Shared>,
+    direct: bool,
 }
 
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
     image: Image,
+    /// The same image past the page cache, where the file system takes that.
+    direct: Option<File>,
     buffers: BufferPool,
 }
 
@@ -58,16 +69,32 @@ impl FileSource {
             let image = image::open(&path, Access::Read)?;
             system::hint_sequential(&image.file);
             let keep = std::thread::available_parallelism().map_or(2, usize::from) + 2;
+            let direct = open_direct(&path, &image);
             let shared = Shared {
                 path,
                 image,
+                direct,
                 buffers: BufferPool::new(BUFFER_LENGTH, keep),
             };
             Ok(Self {
                 shared: Arc::new(shared),
+                direct: true,
             })
         })
         .await
+    }
+
+    /// Whether long reads (from 1 MiB on) go past the page cache where the
+    /// file system takes that (the default): they cost less, and this host
+    /// keeps what it has cached. Short reads always use the page cache.
+    pub fn with_direct(mut self, direct: bool) -> Self {
+        self.direct = direct;
+        self
+    }
+
+    /// Whether a read of this length goes past the page cache.
+    fn is_direct(&self, length: u64) -> bool {
+        self.direct && length >= DIRECT_READ && self.shared.direct.is_some()
     }
 
     /// The path it was opened by.
@@ -99,6 +126,14 @@ impl FileSource {
         let shared = Arc::clone(&self.shared);
         blocking(move || shared.verify_unchanged()).await
     }
+}
+
+/// Opens the image again past the page cache, if the file system takes that
+/// and the path still names the same file.
+fn open_direct(path: &Path, image: &Image) -> Option<File> {
+    let direct = system::open(path, Access::ReadDirect).ok()?;
+    let metadata = direct.metadata().ok()?;
+    system::is_same(&metadata, &image.metadata).then_some(direct)
 }
 
 impl Shared {
@@ -146,11 +181,20 @@ impl Shared {
     }
 
     /// Fills `buffer` from the extent's start. Waits for the disk.
-    fn fill(&self, extent: Extent, buffer: &mut [u8]) -> Result<()> {
+    fn fill(&self, extent: Extent, buffer: &mut [u8], direct: bool) -> Result<()> {
+        let mut direct = self.direct.as_ref().filter(|_| direct);
         let mut at = extent.offset().0;
         let mut rest = buffer;
         while !rest.is_empty() {
-            match system::read_at(&self.image.file, rest, at) {
+            let pages = rest.len() - rest.len() % PAGE;
+            let aligned = at.is_multiple_of(PAGE as u64)
+                && rest.as_ptr().align_offset(PAGE) == 0
+                && pages > 0;
+            let read = match direct.filter(|_| aligned) {
+                Some(direct) => system::read_at(direct, &mut rest[..pages], at),
+                None => system::read_at(&self.image.file, rest, at),
+            };
+            match read {
                 Ok(0) => {
                     let length = self.length_now().unwrap_or(at);
                     return Err(self.resized(length));
@@ -160,6 +204,10 @@ impl Shared {
                     rest = &mut rest[read..];
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A unit of more than a page: not for us.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput && direct.is_some() => {
+                    direct = None;
+                }
                 Err(error) => return Err(read_failure(&self.path, extent, error)),
             }
         }
@@ -167,21 +215,23 @@ impl Shared {
     }
 
     /// Reads ranges one after the other into one buffer. Waits for the disk.
-    fn read(&self, extents: &[Extent], total: usize) -> Result<Bytes> {
+    fn read(&self, extents: &[Extent], total: usize, direct: bool) -> Result<Bytes> {
         let hint = |extent: &Extent| {
             system::hint_needed(&self.image.file, extent.offset().0, extent.length().0);
         };
         let fill = |mut rest: &mut [u8]| {
             for extent in extents {
                 let (part, after) = rest.split_at_mut(extent.length().to_usize()?);
-                self.fill(*extent, part)?;
+                let direct = direct && extent.length().0 >= DIRECT_READ;
+                self.fill(*extent, part, direct)?;
                 rest = after;
             }
             Ok(())
         };
         // One small read asks the disk by itself soon enough.
         if extents.len() > 1 || total > SMALL_READ {
-            extents.iter().for_each(hint);
+            let cached = |extent: &&Extent| !(direct && extent.length().0 >= DIRECT_READ);
+            extents.iter().filter(cached).for_each(hint);
         }
         if total <= SMALL_READ {
             let mut buffer = vec![0; total];
@@ -215,13 +265,6 @@ impl Shared {
                 Err(error) => return Err(failure(&self.path, "tells no holes", error)),
             }
         }
-        // Who asks for the data of a region is going to read it; who asks for
-        // that of a whole image will not do so at once.
-        if range.length().0 <= BUFFER_LENGTH as u64 {
-            for data in &found {
-                system::hint_needed(&self.image.file, data.offset().0, data.length().0);
-            }
-        }
         Ok(found)
     }
 }
@@ -243,7 +286,8 @@ impl BlockSource for FileSource {
             return Ok(Bytes::new());
         }
         let shared = Arc::clone(&self.shared);
-        blocking(move || shared.read(&[extent], length)).await
+        let direct = self.is_direct(extent.length().0);
+        blocking(move || shared.read(&[extent], length, direct)).await
     }
 
     async fn read_extents(&self, extents: &[Extent]) -> Result<Vec<Bytes>> {
@@ -258,8 +302,9 @@ impl BlockSource for FileSource {
         }
         let shared = Arc::clone(&self.shared);
         let extents = extents.to_vec();
+        let direct = self.is_direct(total as u64);
         blocking(move || {
-            let mut rest = shared.read(&extents, total)?;
+            let mut rest = shared.read(&extents, total, direct)?;
             let part = |extent: &Extent| Ok(rest.split_to(extent.length().to_usize()?));
             extents.iter().map(part).collect()
         })

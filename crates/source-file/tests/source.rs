@@ -54,7 +54,7 @@ proptest! {
     fn reads_equal_a_model(length in 0u64..9_000_000,
                            runs in prop::collection::vec((0u64..9_000_000, 1u64..300_000), 0..6),
                            wanted in prop::collection::vec((0u64..9_000_000, 0u64..5_000_000), 1..12),
-                           seed: u64) {
+                           seed: u64, direct: bool) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk.img");
         let model = make_image(&path, length, &runs, seed);
@@ -63,7 +63,7 @@ proptest! {
             .map(|e| if e.is_empty() { extent(0, 0) } else { e })
             .collect();
         runtime().block_on(async {
-            let source = FileSource::open(&path).await.unwrap();
+            let source = FileSource::open(&path).await.unwrap().with_direct(direct);
             prop_assert_eq!(source.geometry().length, ByteCount(length));
             let one_by_one = join_all(wanted.iter().map(|e| source.read(e.offset(), e.length()))).await;
             let together = source.read_extents(&wanted).await.unwrap();

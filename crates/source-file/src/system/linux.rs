@@ -19,12 +19,12 @@ use super::{Access, Kind};
 pub(crate) fn open(path: &Path, access: Access) -> io::Result<File> {
     let mut flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     match access {
-        Access::WriteDirect => flags |= OFlags::DIRECT,
+        Access::ReadDirect | Access::WriteDirect => flags |= OFlags::DIRECT,
         Access::WriteExclusive => flags |= OFlags::EXCL,
         _ => {}
     }
     let mut options = OpenOptions::new();
-    if access == Access::Read {
+    if matches!(access, Access::Read | Access::ReadDirect) {
         options.read(true);
     } else {
         options.write(true).create(access == Access::WriteNew);

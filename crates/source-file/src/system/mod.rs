@@ -18,6 +18,8 @@ mod portable;
 pub(crate) enum Access {
     /// For reading.
     Read,
+    /// For reading, past the page cache.
+    ReadDirect,
     /// For writing what exists.
     Write,
     /// For writing, made if it does not exist.

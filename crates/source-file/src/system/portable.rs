@@ -14,7 +14,7 @@ pub(crate) fn open(path: &Path, access: Access) -> io::Result<File> {
         Access::Read => options.read(true),
         Access::Write => options.write(true),
         Access::WriteNew => options.write(true).create(true).truncate(false),
-        Access::WriteDirect | Access::WriteExclusive => {
+        Access::ReadDirect | Access::WriteDirect | Access::WriteExclusive => {
             return Err(io::ErrorKind::Unsupported.into());
         }
     };
