@@ -7,10 +7,11 @@ mod service;
 
 use std::sync::Arc;
 
-use backstop_agent::{Agent, AgentSettings, Changes};
-use backstop_core::memory::MemorySource;
+use backstop_agent::{Agent, AgentSettings, Changes, Request};
+use backstop_core::memory::{FaultRates, Faults, MemorySource};
 use backstop_core::{
-    ByteCount, ByteOffset, CpuPool, Extent, ExtentSet, PointKind, ProtectionService, RecoveryPoint,
+    ByteCount, ByteOffset, CpuPool, ErrorKind, Extent, ExtentSet, PointKind, ProtectionService,
+    RecoveryPoint, SnapshotId, SourceName, StreamName,
 };
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -98,7 +99,9 @@ proptest! {
     fn every_point_equals_its_copy(length in 0u64..13_000_000, rounds in prop::collection::vec(round(), 1..6), seed: u64) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
         let mut random = fastrand::Rng::with_seed(seed);
-        let service = TestService::new();
+        // Calls give way to others, so that regions end in any order.
+        let rates = FaultRates { delay: 300, ..FaultRates::default() };
+        let service = TestService::with_faults(Faults::seeded(seed, rates));
         let mut data = vec![0; usize::try_from(length).unwrap()];
         let half = data.len() / 2;
         random.fill(&mut data[..half]);
@@ -142,5 +145,67 @@ proptest! {
             }
             Ok(())
         })?;
+    }
+}
+
+/// Every call may fail, before or after it was done; whoever keeps asking gets
+/// a point in the end, and it is right.
+#[test]
+fn who_keeps_asking_gets_a_whole_point() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .build()
+        .unwrap();
+    for seed in 0..6 {
+        println!("seed {seed}");
+        let rates = FaultRates {
+            fail: 12,
+            fail_after: 12,
+            delay: 100,
+        };
+        let service = TestService::with_faults(Faults::seeded(seed, rates));
+        let settings = AgentSettings::default().with_sample_slices(2);
+        let agent = Agent::new(Arc::clone(&service) as Arc<dyn ProtectionService>)
+            .with_settings(settings)
+            .with_seed(seed);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut data = vec![0; 21 * (4 << 20) + 99];
+        for _ in 0..60 {
+            let at = random.usize(..data.len() - 40_000);
+            random.fill(&mut data[at..at + 40_000]);
+        }
+        runtime.block_on(async {
+            let mut base = None;
+            for round in 0..3 {
+                let mut dirty = ExtentSet::new();
+                for _ in 0..30 {
+                    let at = random.usize(..data.len() - 9000);
+                    random.fill(&mut data[at..at + 9000]);
+                    dirty.insert(Extent::new(ByteOffset(at as u64), ByteCount(9000)).unwrap());
+                }
+                let image = source(&data, true);
+                let mut attempts = 0;
+                let point = loop {
+                    let extents = dirty.clone();
+                    let changes =
+                        base.map_or(Changes::Unknown, |base| Changes::Since { base, extents });
+                    let request = Request::new(SourceName::new("vm").unwrap())
+                        .with_stream(StreamName::disk(), &image, changes)
+                        .with_snapshot(SnapshotId::from_bytes([round; 16]));
+                    match agent.synchronize(request).await {
+                        Ok(point) => break point,
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
+                    }
+                    attempts += 1;
+                    assert!(attempts < 200, "seed {seed} round {round}");
+                };
+                base = Some(point.id);
+                assert!(
+                    service.restored(&point).await == data,
+                    "seed {seed} round {round}"
+                );
+            }
+        });
+        assert!(service.faults.injected() > 0, "seed {seed} met no fault");
     }
 }

@@ -46,7 +46,11 @@ impl Log {
 
 impl TestService {
     pub fn new() -> Arc<Self> {
-        let (memory, faults) = (MemoryStore::new(), Faults::none());
+        Self::with_faults(Faults::none())
+    }
+
+    pub fn with_faults(faults: Faults) -> Arc<Self> {
+        let memory = MemoryStore::new();
         Arc::new(Self {
             store: FaultStore::new(memory.clone(), faults.clone()),
             memory,
