@@ -52,7 +52,7 @@ pub(crate) const NEXT_PACK: &[u8] = b"m";
 pub(crate) const CLEAN_EPOCH: &[u8] = b"e";
 pub(crate) const TAKEOVER: &[u8] = b"x";
 
-/// Past this much written since the last memtable, closing writes one: it
+/// Past this much written since it was opened, closing writes a memtable: it
 /// costs more than flushing the log, and saves replaying it at the next open.
 const WAL_BYTES_WORTH_A_MEMTABLE: u64 = 1 << 20;
 
@@ -239,12 +239,13 @@ impl Catalog {
         .map_err(|error| failure::of_catalog("making the catalog durable", error))
     }
 
-    /// Closes it, all writes durable.
-    pub(crate) async fn close(&self) -> Result<()> {
+    /// Closes it, all writes durable. `fold` writes what stands only in logs
+    /// into a table, so that the logs can go.
+    pub(crate) async fn close(&self, fold: bool) -> Result<()> {
         let closed = match &self.db {
             Handle::Owner(db) => {
                 let written = self.written.load(std::sync::atomic::Ordering::Relaxed);
-                let flush_type = if written > WAL_BYTES_WORTH_A_MEMTABLE {
+                let flush_type = if fold || written > WAL_BYTES_WORTH_A_MEMTABLE {
                     FlushType::MemTable
                 } else {
                     FlushType::Wal

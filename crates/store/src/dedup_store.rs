@@ -109,7 +109,9 @@ impl DedupStore {
                 tidy = Some(orphans::is_alone(&vault.catalog, &vault.place, now).await?);
             }
         }
-        vault.catalog.close().await?;
+        // Short runs write logs only; now and then these are folded, or they
+        // would pile up.
+        vault.catalog.close(tidy.is_some()).await?;
         if let Some(alone) = tidy {
             orphans::tidy(&vault.place, crate::builder::CATALOG, alone).await?;
         }

@@ -60,9 +60,12 @@ async fn a_hundred_short_runs_leave_no_pile_of_small_objects() {
     }
     // Two packs a run, until collection comes.
     assert!(measured[2]["packs"] <= 2 * 100 + 2);
+    // Eight runs' logs wait to be folded, and each compaction's checkpoint
+    // holds some longer: for 15 minutes of real time, which this test does not
+    // let pass. Without folding there are more than three a run.
     let (early, late) = (small(&measured[1]), small(&measured[2]));
     assert!(
-        late <= early + 20 && late < 120,
+        late <= early + 60 && late < 150,
         "{early} small objects after 50 runs, {late} after 100"
     );
     let vault = at().open_read_only().await.unwrap();
