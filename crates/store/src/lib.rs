@@ -25,6 +25,9 @@ mod codec;
 mod commit;
 mod dedup_store;
 mod failure;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod header;
 mod image;
 mod maintenance;
