@@ -198,11 +198,19 @@ pub fn seeds() -> backstop_core::Result<Vec<(&'static str, String, Vec<u8>)>> {
             header: header(70, 70, Encoding::Raw),
         },
     ];
-    let end = 48 + entries.iter().map(|e| e.header.frame_length() as u64).sum::<u64>();
+    let end = 48
+        + entries
+            .iter()
+            .map(|e| e.header.frame_length() as u64)
+            .sum::<u64>();
     let mut sealed = table::encode(&entries, end, &[0; table::HEADER_LENGTH], &key())?;
     sealed.truncate(sealed.len() - table::FOOTER_LENGTH);
     let plain = key().open(end, &[0; table::HEADER_LENGTH], &mut sealed, &"a table")?;
-    add("pack_table", "two", [&end.to_le_bytes()[..], plain].concat());
+    add(
+        "pack_table",
+        "two",
+        [&end.to_le_bytes()[..], plain].concat(),
+    );
 
     for (number, node) in nodes().iter().enumerate() {
         add("map_node", &number.to_string(), node.encode());
@@ -218,9 +226,19 @@ pub fn seeds() -> backstop_core::Result<Vec<(&'static str, String, Vec<u8>)>> {
     let entries = [
         ("disk".to_owned(), Entry::Image(image)),
         ("documents/label".to_owned(), document),
-        ("empty".to_owned(), Entry::Image(ImageMap::hole(ByteCount(0)))),
+        (
+            "empty".to_owned(),
+            Entry::Image(ImageMap::hole(ByteCount(0))),
+        ),
     ];
-    add("manifest", "three", Manifest { entries: entries.into() }.encode());
+    add(
+        "manifest",
+        "three",
+        Manifest {
+            entries: entries.into(),
+        }
+        .encode(),
+    );
     let location = Location {
         pack: 300,
         offset: 70_000,
@@ -261,7 +279,11 @@ pub fn seeds() -> backstop_core::Result<Vec<(&'static str, String, Vec<u8>)>> {
     add("catalog_record", "pack", record::encode(&pack)?);
     add("catalog_record", "point", POINT.as_bytes().to_vec());
     add("vault_header", "one", HEADER.as_bytes().to_vec());
-    for (name, slot) in [("open", OPEN_SLOT), ("raw", RAW_SLOT), ("passphrase", PASSPHRASE_SLOT)] {
+    for (name, slot) in [
+        ("open", OPEN_SLOT),
+        ("raw", RAW_SLOT),
+        ("passphrase", PASSPHRASE_SLOT),
+    ] {
         add("key_slot", name, slot.as_bytes().to_vec());
     }
     Ok(seeds)

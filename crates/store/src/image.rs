@@ -154,9 +154,11 @@ pub(crate) async fn read_region(
         }
     }
     let spans = vault.reader.spans(&locations).await?;
-    let reads = spans
-        .iter()
-        .map(|span| vault.reader.store.read(&span.pack.path, span.range.clone()));
+    let reads = spans.iter().map(|span| {
+        let length = usize::try_from(span.range.end - span.range.start).unwrap_or(0);
+        let (store, buffer) = (&vault.reader.store, vault.buffer(length, SMALL));
+        store.read_into(&span.pack.path, span.range.start, buffer)
+    });
     let read = join_all(reads).await;
     let length = (end - start) as usize;
     let mut output = vault.buffer(length, SMALL);
@@ -205,7 +207,7 @@ pub(crate) async fn read_region(
 /// Decodes the frames of one span into the output. CPU work.
 fn decode_span(
     span: Span,
-    bytes: Result<Vec<u8>>,
+    bytes: Result<PooledBuffer>,
     held: &[(Wanted, crate::pack::index::Location)],
     codecs: &Codecs,
     output: &mut PooledBuffer,

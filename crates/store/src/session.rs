@@ -527,7 +527,9 @@ impl ReplicaWriter for Session {
             if let Some(stream) = state.streams.get_mut(stream) {
                 stream.next = stream.next.max(next.0);
             }
-            let since = state.bytes_taken().saturating_sub(state.bytes_at_checkpoint);
+            let since = state
+                .bytes_taken()
+                .saturating_sub(state.bytes_at_checkpoint);
             since >= self.vault.settings.checkpoint_bytes
         };
         if due { self.checkpoint().await } else { Ok(()) }

@@ -68,7 +68,8 @@ impl Vault {
             Arc::clone(&parts.codecs),
             parts.settings.memory.nodes,
         );
-        let keep = parts.cpu.parallelism() + 2;
+        // For each region in flight what is read of packs and what it becomes.
+        let keep = 2 * (parts.cpu.parallelism() + 2);
         Self {
             place: parts.place,
             header: parts.header,

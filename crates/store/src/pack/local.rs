@@ -85,20 +85,18 @@ fn open_for_reading(
     Ok(file)
 }
 
-fn read_range(file: &File, range: Range<u64>) -> io::Result<Vec<u8>> {
-    let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
-    let mut data = vec![0; length];
+/// Fills `data` from a position on; tells how much there was.
+fn fill(file: &File, data: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
-    while filled < length {
-        match file.read_at(&mut data[filled..], range.start + filled as u64) {
+    while filled < data.len() {
+        match file.read_at(&mut data[filled..], offset + filled as u64) {
             Ok(0) => break,
             Ok(count) => filled += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    data.truncate(filled);
-    Ok(data)
+    Ok(filled)
 }
 
 #[async_trait]
@@ -146,8 +144,30 @@ impl PackStore for LocalPacks {
     async fn read(&self, path: &str, range: Range<u64>) -> Result<Vec<u8>> {
         let (open, root, path) = (Arc::clone(&self.open), self.root.clone(), path.to_owned());
         blocking(move || {
+            let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(0);
+            let mut data = vec![0; length];
             let file = open_for_reading(&open, &root, &path)?;
-            read_range(&file, range).map_err(|error| failure::of_io(&root.join(&path), error))
+            let filled = fill(&file, &mut data, range.start)
+                .map_err(|error| failure::of_io(&root.join(&path), error))?;
+            data.truncate(filled);
+            Ok(data)
+        })
+        .await
+    }
+
+    async fn read_into(
+        &self,
+        path: &str,
+        offset: u64,
+        mut buffer: PooledBuffer,
+    ) -> Result<PooledBuffer> {
+        let (open, root, path) = (Arc::clone(&self.open), self.root.clone(), path.to_owned());
+        blocking(move || {
+            let file = open_for_reading(&open, &root, &path)?;
+            let filled = fill(&file, &mut buffer, offset)
+                .map_err(|error| failure::of_io(&root.join(&path), error))?;
+            buffer.truncate(filled);
+            Ok(buffer)
         })
         .await
     }
@@ -246,8 +266,8 @@ impl LocalSink {
 
 #[async_trait]
 impl PackSink for LocalSink {
-    async fn write(&mut self, data: Vec<u8>) -> Result<()> {
-        let mut rest = &data[..];
+    async fn write(&mut self, data: &[u8]) -> Result<()> {
+        let mut rest = data;
         while !rest.is_empty() {
             let filled = self.filled;
             let buffer = self.buffer.get_or_insert_with(|| self.buffers.take(BUFFER));
@@ -311,7 +331,7 @@ mod tests {
             let path = format!("packs/{length}.data");
             let mut sink = packs.create(&path).await.unwrap();
             for part in data.chunks(100_000) {
-                sink.write(part.to_vec()).await.unwrap();
+                sink.write(part).await.unwrap();
             }
             assert!(
                 packs.read(&path, 0..1).await.is_err(),
@@ -321,7 +341,7 @@ mod tests {
             assert_eq!(packs.read(&path, 0..length as u64 + 9).await.unwrap(), data);
         }
         let mut sink = packs.create("packs/x.data").await.unwrap();
-        sink.write(vec![1; 5000]).await.unwrap();
+        sink.write(&[1; 5000]).await.unwrap();
         sink.abort().await;
         assert_eq!(packs.list().await.unwrap().len(), 7);
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use backstop_core::Result;
+use backstop_core::{PooledBuffer, Result};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
@@ -22,6 +22,15 @@ pub(crate) trait PackStore: Send + Sync + std::fmt::Debug {
     /// Reads a range; shorter than asked for only at the pack's end.
     async fn read(&self, path: &str, range: Range<u64>) -> Result<Vec<u8>>;
 
+    /// Fills a buffer from `offset` on; it comes back shorter only at the
+    /// pack's end. For long reads, whose memory is used again.
+    async fn read_into(
+        &self,
+        path: &str,
+        offset: u64,
+        buffer: PooledBuffer,
+    ) -> Result<PooledBuffer>;
+
     /// Deletes a pack; one that is not there is fine.
     async fn delete(&self, path: &str) -> Result<()>;
 
@@ -33,7 +42,7 @@ pub(crate) trait PackStore: Send + Sync + std::fmt::Debug {
 #[async_trait]
 pub(crate) trait PackSink: Send {
     /// Appends bytes.
-    async fn write(&mut self, data: Vec<u8>) -> Result<()>;
+    async fn write(&mut self, data: &[u8]) -> Result<()>;
 
     /// Makes the pack durable, then visible.
     async fn finish(self: Box<Self>) -> Result<()>;
@@ -80,6 +89,21 @@ impl PackStore for ObjectPacks {
             .await
             .map_err(|error| failure::of_store(path, error))?;
         Ok(bytes.into())
+    }
+
+    async fn read_into(
+        &self,
+        path: &str,
+        offset: u64,
+        mut buffer: PooledBuffer,
+    ) -> Result<PooledBuffer> {
+        let bytes = self
+            .read(path, offset..offset + buffer.len() as u64)
+            .await?;
+        let length = bytes.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&bytes[..length]);
+        buffer.truncate(length);
+        Ok(buffer)
     }
 
     async fn delete(&self, path: &str) -> Result<()> {
@@ -135,12 +159,8 @@ impl ObjectSink {
 
 #[async_trait]
 impl PackSink for ObjectSink {
-    async fn write(&mut self, data: Vec<u8>) -> Result<()> {
-        if self.buffer.is_empty() {
-            self.buffer = data;
-        } else {
-            self.buffer.extend_from_slice(&data);
-        }
+    async fn write(&mut self, data: &[u8]) -> Result<()> {
+        self.buffer.extend_from_slice(data);
         if self.buffer.len() >= PART_LENGTH {
             self.put_part().await
         } else {

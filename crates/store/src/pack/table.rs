@@ -27,12 +27,12 @@
 //! 8   8   "TABLEEND"
 //! ```
 
-use backstop_core::{ChunkDigest, Encoding, Error, ErrorKind, Result};
+use backstop_core::{ChunkDigest, Encoding, Error, Result};
 
 use super::frame::{Content, FrameHeader};
 use super::name::{PackKind, PackName};
 use crate::codec::{Reader, put_varint};
-use crate::seal::{SealingKey, TAG_LENGTH};
+use crate::seal::SealingKey;
 
 /// The size of a pack's header, in bytes.
 pub(crate) const HEADER_LENGTH: usize = 48;
@@ -55,11 +55,13 @@ pub(crate) fn encode_header(name: PackName, kind: PackKind) -> [u8; HEADER_LENGT
     bytes
 }
 
-/// Checks that a header is this pack's.
+/// Checks that a header is this pack's. The catalog says where tables stand, so
+/// only a rebuild from packs alone will need it.
+#[cfg(test)]
 pub(crate) fn check_header(bytes: &[u8], name: PackName, kind: PackKind) -> Result<()> {
     if bytes.get(..8) == Some(MAGIC) && bytes.get(8).is_some_and(|version| *version > VERSION) {
         return Err(Error::new(
-            ErrorKind::Unsupported,
+            backstop_core::ErrorKind::Unsupported,
             format!("pack {name} was written by a newer version of Backstop"),
         ));
     }
@@ -80,7 +82,8 @@ pub(crate) struct TableEntry {
     pub(crate) header: FrameHeader,
 }
 
-/// The size of the sealed table, from a footer.
+/// The size of the sealed table, from a footer: needed only by a rebuild.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn decode_footer(bytes: &[u8]) -> Result<usize> {
     let mut reader = Reader::new("a pack's footer", bytes);
     let length = reader.u32()?;
@@ -127,7 +130,7 @@ pub(crate) fn encode(
 /// Reads a sealed table (without the footer) that stands at `offset`.
 ///
 /// # Errors
-/// [`ErrorKind::Corrupt`] if a bit is not as it was, or the frames do not fill
+/// [`ErrorKind::Corrupt`](backstop_core::ErrorKind::Corrupt) if a bit is not as it was, or the frames do not fill
 /// the pack up to the table.
 pub(crate) fn decode(
     sealed: &mut [u8],

@@ -36,6 +36,7 @@ struct Shared {
     cpu: CpuPool,
     epoch: u64,
     pack_bytes: u64,
+    runs: Runs,
     next_number: AtomicU64,
     highest_indexed: AtomicU64,
     data: Mutex<Option<OpenPack>>,
@@ -91,6 +92,7 @@ impl PackWriter {
                 cpu: parts.cpu,
                 epoch,
                 pack_bytes: parts.pack_bytes,
+                runs: Runs::default(),
                 next_number: parts.next_number.into(),
                 highest_indexed: parts.next_number.into(),
                 data: Mutex::default(),
@@ -174,8 +176,7 @@ impl Shared {
     async fn open(&self, kind: PackKind) -> Result<OpenPack> {
         let pack = Pack::new(PackName::generate(self.epoch)?, kind, &self.seal)?;
         let mut sink = self.store.create(&pack.path).await?;
-        sink.write(table::encode_header(pack.name, kind).to_vec())
-            .await?;
+        sink.write(&table::encode_header(pack.name, kind)).await?;
         Ok(OpenPack {
             number: self.next_number.fetch_add(1, Ordering::Relaxed),
             pack,
@@ -217,13 +218,14 @@ impl Shared {
     }
 
     async fn append_to(&self, open: &mut OpenPack, frames: Vec<PlainFrame>) -> Result<u64> {
-        let (key, start) = (open.pack.key.clone(), open.offset);
+        let (key, start, run) = (open.pack.key.clone(), open.offset, self.runs.take());
         let (run, entries) = self
             .cpu
-            .run(move || seal_run(&key, start, &frames))
+            .run(move || seal_run(run, &key, start, &frames))
             .await??;
         let added = run.len() as u64;
-        open.sink.write(run).await?;
+        open.sink.write(&run).await?;
+        self.runs.give_back(run);
         open.offset += added;
         self.index.add_pending(open.number, &entries);
         // Each frame also takes a line of the pack's table.
@@ -266,7 +268,7 @@ impl Shared {
             let end = table::encode(&open.entries, open.offset, &header, &open.pack.key)?;
             let bytes = open.offset + end.len() as u64;
             let table_bytes = u32::try_from(end.len() - table::FOOTER_LENGTH).unwrap_or(u32::MAX);
-            open.sink.write(end).await?;
+            open.sink.write(&end).await?;
             Ok((bytes, table_bytes))
         }
         .await;
@@ -344,13 +346,38 @@ fn finished(done: Option<std::result::Result<Result<()>, tokio::task::JoinError>
     }
 }
 
+/// Memory for sealed runs, used again: runs are large, and an allocator would
+/// keep one for each thread that ever sealed one.
+#[derive(Debug, Default)]
+struct Runs(SyncMutex<Vec<Vec<u8>>>);
+
+impl Runs {
+    /// How many are kept, and how large they may be, in bytes.
+    const KEPT: usize = 3;
+    const LARGEST: usize = 8 << 20;
+
+    fn take(&self) -> Vec<u8> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, mut run: Vec<u8>) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < Self::KEPT && run.capacity() <= Self::LARGEST {
+            run.clear();
+            kept.push(run);
+        }
+    }
+}
+
 fn seal_run(
+    mut run: Vec<u8>,
     key: &crate::seal::SealingKey,
     start: u64,
     frames: &[PlainFrame],
 ) -> Result<(Vec<u8>, Vec<TableEntry>)> {
     let length = frames.iter().map(|frame| frame.header.frame_length()).sum();
-    let mut run = Vec::with_capacity(length);
+    run.reserve(length);
     let mut entries = Vec::with_capacity(frames.len());
     for frame in frames {
         let offset = start + run.len() as u64;
