@@ -151,17 +151,21 @@ impl<P: Policy> ObjectStore for FaultyStore<P> {
         let work = self.inner.get_opts(location, options);
         let (result, action) = under(&*self.policy, Request::Get, location, work).await?;
         match action {
-            Action::Tear(seed) => damaged(result, |bytes| {
-                let kept = fastrand::Rng::with_seed(seed).usize(0..bytes.len());
-                bytes.truncate(kept);
-            })
-            .await,
-            Action::Flip(seed) => damaged(result, |bytes| {
-                let mut random = fastrand::Rng::with_seed(seed);
-                let at = random.usize(0..bytes.len());
-                bytes[at] ^= 1 << random.u8(..8);
-            })
-            .await,
+            Action::Tear(seed) => {
+                damaged(result, |bytes| {
+                    let kept = fastrand::Rng::with_seed(seed).usize(0..bytes.len());
+                    bytes.truncate(kept);
+                })
+                .await
+            }
+            Action::Flip(seed) => {
+                damaged(result, |bytes| {
+                    let mut random = fastrand::Rng::with_seed(seed);
+                    let at = random.usize(0..bytes.len());
+                    bytes[at] ^= 1 << random.u8(..8);
+                })
+                .await
+            }
             _ => Ok(result),
         }
     }
@@ -243,12 +247,7 @@ impl<P: Policy> MultipartUpload for FaultyUpload<P> {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
         let work = self.inner.put_part(data);
         let (policy, path) = (Arc::clone(&self.policy), self.path.clone());
-        async move {
-            under(&*policy, Request::Part, &path, work)
-                .await
-                .map(drop)
-        }
-        .boxed()
+        async move { under(&*policy, Request::Part, &path, work).await.map(drop) }.boxed()
     }
 
     async fn complete(&mut self) -> Result<PutResult> {

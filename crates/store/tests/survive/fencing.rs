@@ -46,7 +46,10 @@ pub(crate) async fn old_owner(place: &str, seed: u64) {
         machine.head = head;
         machine.changed = std::iter::once(0..DISK).collect();
         let history = History::default();
-        match history.protect(&vault, &mut random, &mut [&mut machine]).await {
+        match history
+            .protect(&vault, &mut random, &mut [&mut machine])
+            .await
+        {
             Ok(points) => {
                 head = machine.head;
                 say(&format!("point {} {round}", points[0]));
@@ -101,11 +104,18 @@ async fn take_over(seed: u64) {
 
     let refused = at(place).open().await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Locked, "{refused}");
-    let vault = at(place).with_takeover(Takeover::Force).open().await.unwrap();
+    let vault = at(place)
+        .with_takeover(Takeover::Force)
+        .open()
+        .await
+        .unwrap();
     let history = History::default();
     let mut machine = Machine::new("new", DISK);
     machine.write(&mut random, 0, 300_000);
-    history.protect(&vault, &mut random, &mut [&mut machine]).await.unwrap();
+    history
+        .protect(&vault, &mut random, &mut [&mut machine])
+        .await
+        .unwrap();
     let before: Vec<_> = vault.points(&old_machine(seed, 0).name).await.unwrap();
     let before_packs = packs(folder.path());
 
@@ -131,7 +141,10 @@ async fn take_over(seed: u64) {
     );
 
     // Nothing visible has changed, and the new owner goes on.
-    assert_eq!(vault.points(&old_machine(seed, 0).name).await.unwrap(), before);
+    assert_eq!(
+        vault.points(&old_machine(seed, 0).name).await.unwrap(),
+        before
+    );
     let after_packs = packs(folder.path());
     let lost: Vec<_> = before_packs.difference(&after_packs).collect();
     assert!(
@@ -139,7 +152,10 @@ async fn take_over(seed: u64) {
         "packs {lost:?} are gone"
     );
     machine.scribble(&mut random, 4, 50_000);
-    history.protect(&vault, &mut random, &mut [&mut machine]).await.unwrap();
+    history
+        .protect(&vault, &mut random, &mut [&mut machine])
+        .await
+        .unwrap();
     let refused = at(place).open().await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Locked, "{refused}");
     vault.close().await.unwrap();
@@ -174,7 +190,10 @@ async fn a_lease_refuses_and_a_fence_decides() {
     let history = History::default();
     let mut machine = Machine::new("a", DISK);
     machine.write(&mut random, 0, 200_000);
-    history.protect(&old, &mut random, &mut [&mut machine]).await.unwrap();
+    history
+        .protect(&old, &mut random, &mut [&mut machine])
+        .await
+        .unwrap();
 
     let refused = on(&store, &clock).open().await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Locked, "{refused}");
@@ -190,7 +209,10 @@ async fn a_lease_refuses_and_a_fence_decides() {
     history.check(&new).await;
     let mut other = Machine::new("b", DISK);
     other.write(&mut random, 0, 150_000);
-    history.protect(&new, &mut random, &mut [&mut other]).await.unwrap();
+    history
+        .protect(&new, &mut random, &mut [&mut other])
+        .await
+        .unwrap();
 
     let late = images::new_point(&mut random, &begin);
     let fenced = old.commit(vec![late]).await.unwrap_err();
@@ -202,7 +224,10 @@ async fn a_lease_refuses_and_a_fence_decides() {
     drop(old);
     let refused = on(&store, &clock).open().await.map(drop).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Locked, "{refused}");
-    history.protect(&new, &mut random, &mut [&mut machine]).await.unwrap();
+    history
+        .protect(&new, &mut random, &mut [&mut machine])
+        .await
+        .unwrap();
     history.check(&new).await;
     new.close().await.unwrap();
     let last = on(&store, &clock).open().await.unwrap();

@@ -29,7 +29,8 @@ fn an_hour_passes(folder: &Path) {
         let file = std::fs::File::options().write(true).open(folder.join(path));
         let file = file.unwrap();
         let written = file.metadata().unwrap().modified().unwrap();
-        file.set_modified(written - Duration::from_secs(3600)).unwrap();
+        file.set_modified(written - Duration::from_secs(3600))
+            .unwrap();
     }
 }
 
@@ -50,7 +51,10 @@ async fn a_hundred_short_runs_leave_no_pile_of_small_objects() {
         let vault = at().open().await.unwrap();
         machine.scribble(&mut random, 2, 5_000);
         let mut group = [&mut machine];
-        history.protect(&vault, &mut random, &mut group).await.unwrap();
+        history
+            .protect(&vault, &mut random, &mut group)
+            .await
+            .unwrap();
         vault.close().await.unwrap();
         if [20, 50, 100].contains(&run) {
             let counts = counts(folder.path());

@@ -115,8 +115,11 @@ impl History {
         for kept in &known.points {
             holds(vault, kept).await;
         }
-        let mut sources: Vec<SourceName> =
-            known.points.iter().map(|kept| kept.source.clone()).collect();
+        let mut sources: Vec<SourceName> = known
+            .points
+            .iter()
+            .map(|kept| kept.source.clone())
+            .collect();
         sources.extend(known.committing.iter().map(|kept| kept.source.clone()));
         sources.sort();
         sources.dedup();

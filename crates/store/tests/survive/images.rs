@@ -226,9 +226,7 @@ pub(crate) fn first_difference(left: &[u8], right: &[u8]) -> Option<ByteOffset> 
         return None;
     }
     let at = left.iter().zip(right).position(|(a, b)| a != b);
-    Some(ByteOffset(
-        at.unwrap_or(left.len().min(right.len())) as u64
-    ))
+    Some(ByteOffset(at.unwrap_or(left.len().min(right.len())) as u64))
 }
 
 /// An image that is kept to compare with.

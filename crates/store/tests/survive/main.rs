@@ -12,22 +12,20 @@
     reason = "a test fails by panicking and says why"
 )]
 
-//mod damage;
+mod damage;
 mod faults;
 mod fencing;
-//mod full;
+mod full;
 mod growth;
 mod history;
 mod images;
-//mod model;
-//#[cfg(any(feature = "aws", feature = "azure"))]
-//mod peers;
+mod model;
 mod power;
-//mod power_files;
+mod power_files;
 mod readers;
-//mod replay;
+mod replay;
 mod resume;
 mod second_self;
 mod seeds;
-//mod trace;
+mod trace;
 mod unruly;

@@ -73,7 +73,10 @@ fn settings() -> VaultSettings {
     settings
 }
 
-fn builder(store: Arc<dyn ObjectStore>, clock: &Arc<ManualClock>) -> backstop_store::DedupStoreBuilder {
+fn builder(
+    store: Arc<dyn ObjectStore>,
+    clock: &Arc<ManualClock>,
+) -> backstop_store::DedupStoreBuilder {
     DedupStore::on(store, "vault")
         .with_credential(Credential::key([7; 32]))
         .with_settings(settings())
@@ -100,7 +103,9 @@ async fn life(
     history.protect(&vault, &mut random, &mut [&mut a]).await?;
     a.scribble(&mut random, 3, 5_000);
     b.write(&mut random, 0, 100_000);
-    history.protect(&vault, &mut random, &mut [&mut a, &mut b]).await?;
+    history
+        .protect(&vault, &mut random, &mut [&mut a, &mut b])
+        .await?;
     // Three regions of which each is worth a checkpoint.
     let mut c = Machine::new("c", DISK);
     for region in 0..3 {
@@ -145,7 +150,10 @@ async fn recover(store: &Arc<dyn ObjectStore>, history: &History, seed: u64) -> 
     let opened = match builder(Arc::clone(store), &clock).open().await {
         Err(error) if error.kind() == ErrorKind::NotFound && !history.known().created => {
             let made = builder(Arc::clone(store), &clock).create().await;
-            made.expect("a vault that was not made can be made").close().await.unwrap();
+            made.expect("a vault that was not made can be made")
+                .close()
+                .await
+                .unwrap();
             builder(Arc::clone(store), &clock).open().await
         }
         opened => opened,
@@ -159,7 +167,9 @@ async fn recover(store: &Arc<dyn ObjectStore>, history: &History, seed: u64) -> 
         let mut machine = Machine::new(name, length);
         machine.write(&mut random, 50_000, 70_000);
         history.catch_up(&mut machine);
-        let next = history.protect(&vault, &mut random, &mut [&mut machine]).await;
+        let next = history
+            .protect(&vault, &mut random, &mut [&mut machine])
+            .await;
         next.expect("the next synchronization works");
     }
     history.check(&vault).await;

@@ -22,7 +22,10 @@ struct Witness {
 impl Policy for Witness {
     fn arrive(&self, request: Request, path: &str) -> (u64, u32) {
         if !matches!(request, Request::Get | Request::List) {
-            self.changes.lock().unwrap().push(format!("{request:?} {path}"));
+            self.changes
+                .lock()
+                .unwrap()
+                .push(format!("{request:?} {path}"));
         }
         (0, 0)
     }
@@ -49,7 +52,10 @@ async fn a_reader_sees_its_points_while_the_owner_expires_them_and_writes_nothin
     let mut machine = Machine::new("a", 5_000_000);
     machine.write(&mut random, 4_000_000, 300_000);
     let mut group = [&mut machine];
-    let first = history.protect(&owner, &mut random, &mut group).await.unwrap();
+    let first = history
+        .protect(&owner, &mut random, &mut group)
+        .await
+        .unwrap();
     let old = history.known();
 
     let witness = Arc::new(Witness::default());
@@ -60,14 +66,19 @@ async fn a_reader_sees_its_points_while_the_owner_expires_them_and_writes_nothin
     for _ in 0..6 {
         machine.scribble(&mut random, 6, 50_000);
         let mut group = [&mut machine];
-        history.protect(&owner, &mut random, &mut group).await.unwrap();
+        history
+            .protect(&owner, &mut random, &mut group)
+            .await
+            .unwrap();
     }
     history.expire(&owner, &first).await.unwrap();
     history.check(&owner).await;
 
     // The reader's view is the one that it opened, or a later one; what it has
     // seen it can restore.
-    let image = reader.open(first[0], &backstop_core::StreamName::disk()).await;
+    let image = reader
+        .open(first[0], &backstop_core::StreamName::disk())
+        .await;
     match image {
         Ok(_) => holds(&reader, &old.points[0]).await,
         Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
@@ -102,7 +113,10 @@ async fn a_reader_sees_its_points_while_the_owner_expires_them_and_writes_nothin
     // The owner was not disturbed.
     machine.scribble(&mut random, 6, 50_000);
     let mut group = [&mut machine];
-    history.protect(&owner, &mut random, &mut group).await.unwrap();
+    history
+        .protect(&owner, &mut random, &mut group)
+        .await
+        .unwrap();
     history.check(&owner).await;
 }
 
@@ -117,7 +131,10 @@ async fn a_reader_of_local_files_changes_no_file_but_the_catalogs_manifest() {
     let mut machine = Machine::new("a", 300_000);
     machine.write(&mut random, 0, 200_000);
     let mut group = [&mut machine];
-    history.protect(&owner, &mut random, &mut group).await.unwrap();
+    history
+        .protect(&owner, &mut random, &mut group)
+        .await
+        .unwrap();
     owner.close().await.unwrap();
     drop(owner);
     let before = crate::images::files(folder.path());
@@ -126,6 +143,9 @@ async fn a_reader_of_local_files_changes_no_file_but_the_catalogs_manifest() {
     reader.close().await.unwrap();
     for (path, bytes) in crate::images::files(folder.path()) {
         let same = before.get(&path).is_some_and(|old| *old == bytes);
-        assert!(same || path.starts_with("db/manifest/"), "{path} is another");
+        assert!(
+            same || path.starts_with("db/manifest/"),
+            "{path} is another"
+        );
     }
 }

@@ -65,7 +65,9 @@ fn packs(place: &Path) -> BTreeMap<String, u64> {
         let name = file.file_name().into_string().unwrap();
         (name, file.metadata().unwrap().len())
     });
-    facts.filter(|(name, _)| !name.ends_with(".unfinished")).collect()
+    facts
+        .filter(|(name, _)| !name.ends_with(".unfinished"))
+        .collect()
 }
 
 /// Goes on after an interruption at `reached` regions, and checks all of it.
@@ -94,7 +96,10 @@ async fn go_on(folder: &Path, seed: u64, reached: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut group = [&mut machine.clone()];
     let begun = [begin(seed)];
-    history.commit(&vault, &mut random, &mut group, &begun).await.unwrap();
+    history
+        .commit(&vault, &mut random, &mut group, &begun)
+        .await
+        .unwrap();
     history.check(&vault).await;
 
     let after = packs(folder);
@@ -147,7 +152,11 @@ async fn a_dropped_initial_goes_on() {
     }
     let vault = at(place).with_takeover(Takeover::Force).open().await;
     drop(vault.unwrap());
-    let vault = at(place).with_takeover(Takeover::Force).open().await.unwrap();
+    let vault = at(place)
+        .with_takeover(Takeover::Force)
+        .open()
+        .await
+        .unwrap();
     vault.close().await.unwrap();
     drop(vault);
     go_on(folder.path(), 1, 7).await;

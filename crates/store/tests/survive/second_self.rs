@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use crate::{fencing, resume};
+use crate::{fencing, power_files, resume};
 
 /// Names the role of a child.
 const ROLE: &str = "BACKSTOP_TEST_ROLE";
@@ -34,7 +34,7 @@ fn the_child() {
         match role.as_str() {
             "owner" => fencing::old_owner(&place, seed).await,
             "initial" => resume::endless_initial(&place, seed).await,
-            //"life" => power_files::traced_life(&place, seed).await,
+            "life" => power_files::traced_life(&place, seed).await,
             _ => panic!("there is no role {role}"),
         }
     });

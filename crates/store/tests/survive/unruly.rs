@@ -109,7 +109,15 @@ fn is_honest(error: &Error) {
         cause = error.source();
     }
     assert!(kinds.contains(&error.kind()), "{:?}: {said}", error.kind());
-    let objects = ["packs/", "pack ", "catalog", "vault", "keys/", "lease.json", "db/"];
+    let objects = [
+        "packs/",
+        "pack ",
+        "catalog",
+        "vault",
+        "keys/",
+        "lease.json",
+        "db/",
+    ];
     assert!(
         objects.iter().any(|object| said.contains(object)),
         "{said} names no object"
@@ -227,7 +235,10 @@ async fn a_store_that_is_down_is_told_in_bounded_time() {
     let mut machine = Machine::new("a", 700_000);
     machine.write(&mut random, 0, 300_000);
     let vault = builder(&store).create().await.unwrap();
-    history.protect(&vault, &mut random, &mut [&mut machine]).await.unwrap();
+    history
+        .protect(&vault, &mut random, &mut [&mut machine])
+        .await
+        .unwrap();
     machine.write(&mut random, 0, 300_000);
     luck.strike(1000);
     let mut group = [&mut machine];
