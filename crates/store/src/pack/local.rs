@@ -44,7 +44,14 @@ impl LocalPacks {
     /// Packs under `root`, whose `packs` folder is made if need be.
     pub(crate) fn new(root: PathBuf) -> Result<Self> {
         let folder = root.join("packs");
-        std::fs::create_dir_all(&folder).map_err(|error| failure::of_io(&folder, error))?;
+        if !folder.is_dir() {
+            let make_durable = || -> io::Result<()> {
+                std::fs::create_dir_all(&folder)?;
+                // A pack lasts only as long as the folder's own name does.
+                File::open(&root)?.sync_all()
+            };
+            make_durable().map_err(|error| failure::of_io(&folder, error))?;
+        }
         Ok(Self {
             root,
             buffers: BufferPool::new(BUFFER, 4),
