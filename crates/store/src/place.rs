@@ -90,10 +90,19 @@ impl Place {
         })
     }
 
-    /// Makes the local folder, if there is one.
+    /// Makes the local folder, if there is one, and sees to it that it is
+    /// there after power loss.
     pub(crate) fn make(&mut self) -> Result<()> {
         if let Some(folder) = &self.folder {
+            let made = folder
+                .ancestors()
+                .take_while(|folder| !folder.exists())
+                .count();
             std::fs::create_dir_all(folder).map_err(|error| failure::of_io(folder, error))?;
+            for parent in folder.ancestors().skip(1).take(made) {
+                let synced = std::fs::File::open(parent).and_then(|parent| parent.sync_all());
+                synced.map_err(|error| failure::of_io(parent, error))?;
+            }
         }
         self.attach()
     }
