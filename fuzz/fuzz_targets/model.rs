@@ -42,7 +42,9 @@ async fn play(bytes: &[u8]) {
         .map(|(length, name)| Machine::new(name, *length))
         .collect();
     for step in bytes.chunks_exact(3).take(24) {
-        let [operation, first, second] = *step else { continue };
+        let [operation, first, second] = *step else {
+            continue;
+        };
         let chosen = usize::from(first) % machines.len();
         let machine = &mut machines[chosen];
         match operation % 10 {
@@ -54,11 +56,17 @@ async fn play(bytes: &[u8]) {
             }
             4 => {
                 let mut group = [&mut *machine];
-                history.protect(&vault, &mut random, &mut group).await.unwrap();
+                history
+                    .protect(&vault, &mut random, &mut group)
+                    .await
+                    .unwrap();
             }
             5 => {
                 let mut group: Vec<_> = machines.iter_mut().collect();
-                history.protect(&vault, &mut random, &mut group).await.unwrap();
+                history
+                    .protect(&vault, &mut random, &mut group)
+                    .await
+                    .unwrap();
             }
             6 => {
                 let begin = machine.begin(&mut random);

@@ -102,8 +102,15 @@ async fn check(disk: &Disk, all: &[Known], told: usize, mut random: Option<fastr
     let by_chance = random.is_some();
     disk.after_power_loss(folder.path(), &mut random);
     let files = crate::images::files(folder.path());
-    let sizes: Vec<_> = files.iter().map(|(p, b)| format!("{p} {}", b.len())).collect();
-    let survived = Survived { by_chance, told, sizes };
+    let sizes: Vec<_> = files
+        .iter()
+        .map(|(p, b)| format!("{p} {}", b.len()))
+        .collect();
+    let survived = Survived {
+        by_chance,
+        told,
+        sizes,
+    };
     let vault = match at(folder.path()).open().await {
         Err(error) if error.kind() == ErrorKind::NotFound && told == 0 => {
             at(folder.path()).create().await.unwrap()
