@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use backstop_core::{
-    BlockSource, ByteCount, ByteOffset, Error, ErrorKind, Extent, PointId, RecoveryStore,
-    RegionIndex, StreamName, region_count,
+    ByteCount, ByteOffset, Error, ErrorKind, Extent, PointId, RecoveryStore, RegionIndex,
+    StreamName, region_count,
 };
 use backstop_store::{Credential, DedupStore, DedupStoreBuilder};
 

@@ -20,6 +20,8 @@ mod growth;
 mod history;
 mod images;
 mod model;
+#[cfg(any(feature = "aws", feature = "azure"))]
+mod peers;
 mod power;
 mod power_files;
 mod readers;

@@ -1,0 +1,232 @@
+//! The conformance suite on vaults on S3 and Azure, as their emulators moto
+//! and Azurite are them.
+//!
+//! `cargo xtask test` installs them and says where they are, in
+//! `BACKSTOP_PEER_MOTO` and `BACKSTOP_PEER_AZURITE`; `BACKSTOP_WITHOUT` lists
+//! those to leave out. Each test starts its own on a free port of the loopback
+//! interface and ends it by its own process id.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use backstop_core::ErrorKind;
+use backstop_core::conformance::{StoreUnderTest, recovery_store};
+use backstop_store::{Credential, DedupStore};
+use object_store::ObjectStore;
+
+/// A server; ended when dropped.
+struct Peer {
+    child: Child,
+    /// `127.0.0.1:port`.
+    address: String,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The program of a peer; none if it was left out on purpose.
+fn program(variable: &str, peer: &str) -> Option<String> {
+    let without = std::env::var("BACKSTOP_WITHOUT").unwrap_or_default();
+    if without.split(',').any(|name| name == peer) {
+        eprintln!("skipped: {peer} was left out");
+        return None;
+    }
+    let program = std::env::var(variable);
+    Some(program.unwrap_or_else(|_| {
+        panic!(
+            "{variable} does not say where {peer} is: run `cargo xtask test`, \
+             or leave it out with BACKSTOP_WITHOUT={peer}"
+        )
+    }))
+}
+
+/// Starts a server and waits until it says where it listens.
+fn start(command: &mut Command) -> Peer {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (say, hear) = std::sync::mpsc::channel();
+    let outputs: [Box<dyn Read + Send>; 2] = [
+        Box::new(child.stdout.take().unwrap()),
+        Box::new(child.stderr.take().unwrap()),
+    ];
+    for output in outputs {
+        let say = say.clone();
+        // Reads on to the end, so that the server never waits for us.
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let _ = say.send(line);
+            }
+        });
+    }
+    drop(say);
+    let mut said = Vec::new();
+    for line in hear {
+        if let Some((_, rest)) = line.split_once("http://127.0.0.1:") {
+            let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            let address = format!("127.0.0.1:{port}");
+            return Peer { child, address };
+        }
+        said.push(line);
+    }
+    let status = child.wait();
+    panic!("the server ended with {status:?}: {}", said.join("\n"));
+}
+
+/// Sends a request without a body; gives the first line of the answer.
+fn put(address: &str, path: &str, headers: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(
+        stream,
+        "PUT {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n{headers}\r\n"
+    )
+    .unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line
+}
+
+/// The suite, each vault under its own prefix; and that a second vault is not
+/// made over a first, which conditional puts decide.
+async fn conforms(store: Arc<dyn ObjectStore>) {
+    let number = AtomicUsize::new(0);
+    recovery_store(async || {
+        let prefix = format!("vault-{}", number.fetch_add(1, Ordering::Relaxed));
+        let made = DedupStore::on(Arc::clone(&store), &prefix)
+            .with_credential(Credential::key([9; 32]))
+            .create()
+            .await;
+        Arc::new(made.unwrap()) as Arc<dyn StoreUnderTest>
+    })
+    .await;
+    let again = DedupStore::on(Arc::clone(&store), "vault-0").create().await;
+    assert_eq!(
+        again.map(drop).unwrap_err().kind(),
+        ErrorKind::AlreadyExists
+    );
+    let refused = DedupStore::on(store, "vault-0")
+        .with_credential(Credential::key([8; 32]))
+        .open_read_only()
+        .await;
+    assert_eq!(refused.map(drop).unwrap_err().kind(), ErrorKind::WrongKey);
+}
+
+#[cfg(feature = "aws")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_on_s3_conforms() {
+    let Some(program) = program("BACKSTOP_PEER_MOTO", "s3") else {
+        return;
+    };
+    let mut command = Command::new(program);
+    let peer = start(command.args(["-H", "127.0.0.1", "-p", "0"]));
+    let made = put(&peer.address, "/backstop", "");
+    assert!(made.contains(" 200 "), "{made}");
+    let store = object_store::aws::AmazonS3Builder::new()
+        .with_endpoint(format!("http://{}", peer.address))
+        .with_allow_http(true)
+        .with_bucket_name("backstop")
+        .with_region("us-east-1")
+        .with_access_key_id("test")
+        .with_secret_access_key("test")
+        .build()
+        .unwrap();
+    conforms(Arc::new(store)).await;
+}
+
+/// Azurite's published account and key.
+#[cfg(feature = "azure")]
+const ACCOUNT: &str = "devstoreaccount1";
+#[cfg(feature = "azure")]
+const KEY: &str =
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+
+#[cfg(feature = "azure")]
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+#[cfg(feature = "azure")]
+fn from_base64(text: &str) -> Vec<u8> {
+    let (mut bytes, mut bits, mut held) = (Vec::new(), 0, 0u32);
+    for digit in text.bytes().take_while(|byte| *byte != b'=') {
+        let value = DIGITS.iter().position(|known| *known == digit).unwrap();
+        held = held << 6 | value as u32;
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push((held >> bits) as u8);
+        }
+    }
+    bytes
+}
+
+#[cfg(feature = "azure")]
+fn to_base64(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for run in bytes.chunks(3) {
+        let mut value = 0u32;
+        for at in 0..3 {
+            value = value << 8 | u32::from(run.get(at).copied().unwrap_or(0));
+        }
+        for at in 0..4 {
+            let digit = DIGITS[(value >> (18 - 6 * at) & 63) as usize];
+            text.push(if at <= run.len() {
+                char::from(digit)
+            } else {
+                '='
+            });
+        }
+    }
+    text
+}
+
+/// Makes a container: object_store can't, so the request is signed here.
+#[cfg(feature = "azure")]
+fn make_container(address: &str, name: &str) {
+    let version = "2021-12-02";
+    let date = "Thu, 01 Jan 2026 00:00:00 GMT";
+    let path = format!("/{ACCOUNT}/{name}");
+    let to_sign = format!(
+        "PUT\n\n\n\n\n\n\n\n\n\n\n\nx-ms-date:{date}\nx-ms-version:{version}\n/{ACCOUNT}{path}\nrestype:container"
+    );
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &from_base64(KEY));
+    let signature = to_base64(ring::hmac::sign(&key, to_sign.as_bytes()).as_ref());
+    let headers = format!(
+        "x-ms-date: {date}\r\nx-ms-version: {version}\r\nAuthorization: SharedKey {ACCOUNT}:{signature}\r\n"
+    );
+    let made = put(address, &format!("{path}?restype=container"), &headers);
+    assert!(made.contains(" 201 "), "{made}");
+}
+
+#[cfg(feature = "azure")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_on_azure_conforms() {
+    let Some(program) = program("BACKSTOP_PEER_AZURITE", "azure") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(program);
+    command
+        .args(["--blobHost", "127.0.0.1", "--blobPort", "0"])
+        .args(["--inMemoryPersistence", "--skipApiVersionCheck"])
+        .current_dir(folder.path());
+    let peer = start(&mut command);
+    make_container(&peer.address, "backstop");
+    let store = object_store::azure::MicrosoftAzureBuilder::new()
+        .with_account(ACCOUNT)
+        .with_access_key(KEY)
+        .with_endpoint(format!("http://{}/{ACCOUNT}", peer.address))
+        .with_allow_http(true)
+        .with_container_name("backstop")
+        .build()
+        .unwrap();
+    conforms(Arc::new(store)).await;
+}
