@@ -31,14 +31,9 @@ use crate::marking::Mark;
 use crate::output::Output;
 use crate::vault::{Access, with_vault};
 
-/// The C library keeps freed memory in an arena for each thread, up to 50 MiB
-/// in all at the initial protection of a large image; this one gives it back.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Threads for work that waits for a disk or a processor. More would only
 /// take memory: each keeps buffers of its own.
-const BLOCKING_THREADS: usize = 16;
+const BLOCKING_THREADS: usize = 5;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

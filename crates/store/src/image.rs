@@ -17,10 +17,6 @@ use crate::pack::frame::{self, Content};
 use crate::pack::reader::Span;
 use crate::vault::Vault;
 
-/// Reads up to this long take a small buffer, so that many of them held at
-/// once cost little.
-const SMALL: usize = 64 << 10;
-
 /// An image of a recovery point.
 #[derive(Debug)]
 pub(crate) struct Image {
@@ -156,12 +152,12 @@ pub(crate) async fn read_region(
     let spans = vault.reader.spans(&locations).await?;
     let reads = spans.iter().map(|span| {
         let length = usize::try_from(span.range.end - span.range.start).unwrap_or(0);
-        let (store, buffer) = (&vault.reader.store, vault.buffer(length, SMALL));
+        let (store, buffer) = (&vault.reader.store, vault.buffer(length));
         store.read_into(&span.pack.path, span.range.start, buffer)
     });
     let read = join_all(reads).await;
     let length = (end - start) as usize;
-    let mut output = vault.buffer(length, SMALL);
+    let mut output = vault.buffer(length);
     let codecs = Arc::clone(&vault.codecs);
     let decode = move || {
         let mut data = Vec::new();

@@ -21,10 +21,10 @@ pub struct MemoryBudget {
 impl Default for MemoryBudget {
     fn default() -> Self {
         Self {
-            catalog_cache: 12 << 20,
-            catalog_unflushed: 8 << 20,
-            tables: 8 << 20,
-            nodes: 6 << 20,
+            catalog_cache: 8 << 20,
+            catalog_unflushed: 6 << 20,
+            tables: 6 << 20,
+            nodes: 4 << 20,
         }
     }
 }

@@ -40,8 +40,8 @@ pub(crate) struct Vault {
     pub(crate) commit: Mutex<()>,
     pub(crate) next_sequence: AtomicU64,
     sessions: SyncMutex<HashMap<SynchronizationId, Arc<Session>>>,
-    regions: BufferPool,
-    small: BufferPool,
+    /// Memory for what is read, by size.
+    buffers: Vec<(usize, BufferPool)>,
     /// A flush failed: what the catalog shows may not be durable.
     doubtful: AtomicBool,
 }
@@ -85,18 +85,26 @@ impl Vault {
             commit: Mutex::default(),
             next_sequence: parts.next_sequence.into(),
             sessions: SyncMutex::default(),
-            regions: BufferPool::new(REGION_LENGTH as usize, keep),
-            small: BufferPool::new(64 << 10, 16),
+            buffers: [
+                (64 << 10, 16),
+                (512 << 10, 2 * keep),
+                (REGION_LENGTH as usize, keep),
+            ]
+            .map(|(capacity, keep)| (capacity, BufferPool::new(capacity, keep)))
+            .to_vec(),
             doubtful: AtomicBool::new(false),
         }
     }
 
-    /// A buffer for what is read; up to `small` bytes from small ones.
-    pub(crate) fn buffer(&self, length: usize, small: usize) -> PooledBuffer {
-        if length <= small {
-            self.small.take(length)
-        } else {
-            self.regions.take(length)
+    /// A buffer for what is read, of a fitting size.
+    pub(crate) fn buffer(&self, length: usize) -> PooledBuffer {
+        let fits = self
+            .buffers
+            .iter()
+            .find(|(capacity, _)| length <= *capacity);
+        match fits {
+            Some((_, pool)) => pool.take(length),
+            None => BufferPool::new(0, 0).take(length),
         }
     }
 
