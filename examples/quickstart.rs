@@ -15,6 +15,7 @@
     reason = "a program for people, that tells them how long things took"
 )]
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -45,7 +46,7 @@ const MADE_LENGTH: u64 = 256 << 20;
 
 #[tokio::main]
 async fn main() -> std::process::ExitCode {
-    match run(Arguments::parse()).await {
+    match Box::pin(run(Arguments::parse())).await {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             println!("quickstart: {error}");
@@ -124,8 +125,9 @@ fn table(points: &[RecoveryPoint]) -> String {
     );
     for point in points {
         let image: ByteCount = point.streams.iter().map(|stream| stream.length).sum();
-        text += &format!(
-            "{:10.8}{:26}{:>14}{:>14}{:>14}{:>14}\n",
+        let _ = writeln!(
+            text,
+            "{:10.8}{:26}{:>14}{:>14}{:>14}{:>14}",
             point.id.to_string(),
             point.time.to_string(),
             amount(image),

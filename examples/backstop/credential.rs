@@ -13,7 +13,7 @@ use crate::arguments::VaultArguments;
 const PASSPHRASE: &str = "BACKSTOP_PASSPHRASE";
 
 /// Longer files hold neither a passphrase nor a key.
-const LONGEST_FILE: u64 = 4096;
+const LONGEST_FILE: usize = 4096;
 
 /// Reads the credential that the arguments name. A file goes before the
 /// environment; without either, the vault is one that is not encrypted.
@@ -47,12 +47,12 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
         Error::new(kind, format!("{} can't be read", path.display())).with_source(error)
     };
     // Room for all of it: growing would leave copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(2 * LONGEST_FILE as usize));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(2 * LONGEST_FILE));
     let file = File::open(path).map_err(failed)?;
-    file.take(LONGEST_FILE + 1)
+    file.take(LONGEST_FILE as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
-    if bytes.len() as u64 > LONGEST_FILE {
+    if bytes.len() > LONGEST_FILE {
         return Err(Error::invalid_input(format!(
             "{} is longer than {LONGEST_FILE} bytes: it holds neither a passphrase nor a key",
             path.display()

@@ -93,15 +93,13 @@ async fn changes(
             .await?
             .and_then(|replica| replica.head),
     };
-    match base {
-        Some(base) => Ok(Changes::Since { base, extents }),
-        None => {
-            warn(format_args!(
-                "source {source} has no recovery point yet: the extents are not used, everything is sent"
-            ));
-            Ok(Changes::Unknown)
-        }
+    if let Some(base) = base {
+        return Ok(Changes::Since { base, extents });
     }
+    warn(format_args!(
+        "source {source} has no recovery point yet: the extents are not used, everything is sent"
+    ));
+    Ok(Changes::Unknown)
 }
 
 struct Job {

@@ -36,7 +36,7 @@ pub async fn with_vault(
     cpu: CpuPool,
     work: impl AsyncFnOnce(&DedupStore, &ProtectionServer) -> Ending,
 ) -> Ending {
-    let vault = unless_interrupted(open(arguments, access, cpu)).await??;
+    let vault = unless_interrupted(Box::pin(open(arguments, access, cpu))).await??;
     let ending = unless_interrupted(serve(&vault, work)).await;
     let ending = ending.map_err(Stop::from).flatten();
     let closed = tokio::time::timeout(PATIENCE, unless_interrupted(vault.close()));

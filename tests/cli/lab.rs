@@ -184,7 +184,8 @@ pub fn change(content: &mut [u8], seed: u64, count: usize) -> String {
     for _ in 0..count {
         let at = random.usize(..content.len() / 4096) * 4096;
         random.fill(&mut content[at..at + 4096]);
-        lines.push_str(&format!("{at} 4096\n"));
+        lines += &at.to_string();
+        lines += " 4096\n";
     }
     lines
 }

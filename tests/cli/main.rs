@@ -5,6 +5,7 @@
     clippy::expect_used,
     reason = "a test stops at the first surprise"
 )]
+#![allow(unreachable_pub, reason = "a test: nobody else reaches its modules")]
 
 mod bad_input;
 mod damage;

@@ -69,7 +69,7 @@ fn a_suspended_owner_is_fenced_by_a_takeover() {
         content.extend(image(100 + seed));
     }
     lab.image("large.img", &content);
-    let mut owner = lab
+    let owner = lab
         .command(["protect", "large", "--image", "large.img"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
