@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use backstop::memory::{MemorySource, MemoryTarget};
 use backstop::{
-    Agent, BlockSource, ByteCount, ByteOffset, Changes, ChunkDigest, Chunker, Codecs, Credential,
-    DedupStore, Extent, ExtentSet, HashedChunk, ProtectionServer, RecoveryPoint, StreamName,
+    Agent, ByteCount, ByteOffset, Changes, ChunkDigest, Chunker, Codecs, Credential, DedupStore,
+    Extent, ExtentSet, HashedChunk, ProtectionServer, RecoveryPoint, StreamName,
 };
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -46,7 +46,11 @@ impl Rig {
     async fn new() -> Self {
         let vault = DedupStore::at("memory://").with_credential(Credential::key([1; 32]));
         let vault = vault.create().await.unwrap();
-        let server = ProtectionServer::builder().with_vault(vault).build().await.unwrap();
+        let server = ProtectionServer::builder()
+            .with_vault(vault)
+            .build()
+            .await
+            .unwrap();
         let agent = Agent::new(server.service()).with_seed(7);
         Self { server, agent }
     }
@@ -61,7 +65,9 @@ fn chunking(c: &mut Criterion) {
     let bytes = Bytes::from(data(4 * MIB, 1));
     let mut group = c.benchmark_group("chunking");
     group.throughput(Throughput::Bytes(bytes.len() as u64));
-    group.bench_function("cut", |b| b.iter(|| Chunker::default().cut(black_box(&bytes)).count()));
+    group.bench_function("cut", |b| {
+        b.iter(|| Chunker::default().cut(black_box(&bytes)).count());
+    });
     group.bench_function("digest", |b| b.iter(|| ChunkDigest::of(black_box(&bytes))));
     let codecs = Codecs::default();
     group.bench_function("cut, hash and compress", |b| {
@@ -77,10 +83,16 @@ fn chunking(c: &mut Criterion) {
 fn ingest(c: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let mut group = c.benchmark_group("ingest");
-    group.throughput(Throughput::Bytes(IMAGE as u64)).sample_size(10);
+    group
+        .throughput(Throughput::Bytes(IMAGE as u64))
+        .sample_size(10);
     for (name, bytes, known) in [
         ("new data", Bytes::from(data(IMAGE, 2)), false),
-        ("data that another source has", Bytes::from(data(IMAGE, 2)), true),
+        (
+            "data that another source has",
+            Bytes::from(data(IMAGE, 2)),
+            true,
+        ),
         ("zeros", Bytes::from(vec![0; IMAGE]), false),
     ] {
         group.bench_function(name, |b| {
@@ -107,13 +119,19 @@ fn apply(c: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let mut group = c.benchmark_group("apply");
     group.sample_size(10);
-    for (name, length, count) in
-        [("4 KiB scattered", 4096, 160), ("64 KiB", 64 << 10, 40), ("1 MiB in a row", MIB, 8)]
-    {
+    for (name, length, count) in [
+        ("4 KiB scattered", 4096, 160),
+        ("64 KiB", 64 << 10, 40),
+        ("1 MiB in a row", MIB, 8),
+    ] {
         let before = Bytes::from(data(IMAGE, 3));
         let mut after = before.to_vec();
         let mut extents = ExtentSet::new();
-        let step = if length == MIB { length } else { IMAGE / count / 4096 * 4096 };
+        let step = if length == MIB {
+            length
+        } else {
+            IMAGE / count / 4096 * 4096
+        };
         for at in (0..count).map(|number| number * step) {
             after[at..at + length].copy_from_slice(&data(length, at as u64 + 9));
             let extent = Extent::new(ByteOffset(at as u64), ByteCount(length as u64));
@@ -125,10 +143,17 @@ fn apply(c: &mut Criterion) {
             let base = rig.protect("vm", &before, Changes::Unknown).await;
             (rig, base)
         });
-        let once = Changes::Since { base: base.id, extents: extents.clone() };
+        let once = Changes::Since {
+            base: base.id,
+            extents: extents.clone(),
+        };
         let first = runtime.block_on(rig.protect("vm", &after, once));
         let changed = first.counts.bytes_changed.0;
-        #[allow(clippy::cast_precision_loss, clippy::print_stderr, reason = "for the reader")]
+        #[allow(
+            clippy::cast_precision_loss,
+            clippy::print_stderr,
+            reason = "for the reader"
+        )]
         {
             let ratio = first.bytes_added.0 as f64 / changed as f64;
             eprintln!("{name}: {ratio:.3} stored bytes for each changed byte");
@@ -139,8 +164,13 @@ fn apply(c: &mut Criterion) {
         let mut turn = 0;
         group.bench_function(name, |b| {
             b.iter(|| {
-                let changes = Changes::Since { base: head, extents: extents.clone() };
-                head = runtime.block_on(rig.protect("vm", &images[turn % 2], changes)).id;
+                let changes = Changes::Since {
+                    base: head,
+                    extents: extents.clone(),
+                };
+                head = runtime
+                    .block_on(rig.protect("vm", &images[turn % 2], changes))
+                    .id;
                 turn += 1;
             });
         });
@@ -157,25 +187,36 @@ fn recover(c: &mut Criterion) {
         (rig, point)
     });
     let mut group = c.benchmark_group("recover");
-    group.sample_size(10).throughput(Throughput::Bytes(IMAGE as u64));
+    group
+        .sample_size(10)
+        .throughput(Throughput::Bytes(IMAGE as u64));
     group.bench_function("restore", |b| {
-        b.to_async(&runtime)
-            .iter(async || rig.server.restore(point.id, MemoryTarget::new()).await.unwrap());
+        b.to_async(&runtime).iter(async || {
+            rig.server
+                .restore(point.id, MemoryTarget::new())
+                .await
+                .unwrap()
+        });
     });
     group.throughput(Throughput::Elements(1)).sample_size(100);
     group.bench_function("open", |b| {
-        b.to_async(&runtime).iter(async || rig.server.open(point.id).await.unwrap());
+        b.to_async(&runtime)
+            .iter(async || rig.server.open(point.id).await.unwrap());
     });
     let image = runtime.block_on(rig.server.open(point.id)).unwrap();
     let mut random = fastrand::Rng::with_seed(5);
     for length in [4096, 64 << 10] {
-        group.bench_with_input(BenchmarkId::new("random read", length), &length, |b, length| {
-            b.iter(|| {
-                let at = random.usize(..(IMAGE - length) / 4096) * 4096;
-                let read = image.read(ByteOffset(at as u64), ByteCount(*length as u64));
-                runtime.block_on(read).unwrap()
-            });
-        });
+        group.bench_with_input(
+            BenchmarkId::new("random read", length),
+            &length,
+            |b, length| {
+                b.iter(|| {
+                    let at = random.usize(..(IMAGE - length) / 4096) * 4096;
+                    let read = image.read(ByteOffset(at as u64), ByteCount(*length as u64));
+                    runtime.block_on(read).unwrap()
+                });
+            },
+        );
     }
     group.finish();
 }
@@ -191,21 +232,36 @@ fn points(c: &mut Criterion) {
         let rig = Rig::new().await;
         let first = rig.protect("vm", &bytes, Changes::Unknown).await;
         let extents = [extent].into_iter().collect();
-        let second =
-            rig.protect("vm", &changed, Changes::Since { base: first.id, extents }).await;
+        let second = rig
+            .protect(
+                "vm",
+                &changed,
+                Changes::Since {
+                    base: first.id,
+                    extents,
+                },
+            )
+            .await;
         (rig, first, second)
     });
     let disk = StreamName::disk();
     c.bench_function("map diff of one change", |b| {
         b.to_async(&runtime).iter(async || {
-            let found = rig.server.compare((first.id, &disk), (second.id, &disk)).await.unwrap();
+            let found = rig
+                .server
+                .compare((first.id, &disk), (second.id, &disk))
+                .await
+                .unwrap();
             found.try_collect::<Vec<_>>().await.unwrap()
         });
     });
     let mut head = second.id;
     c.bench_function("commit of no change", |b| {
         b.iter(|| {
-            let changes = Changes::Since { base: head, extents: ExtentSet::new() };
+            let changes = Changes::Since {
+                base: head,
+                extents: ExtentSet::new(),
+            };
             head = runtime.block_on(rig.protect("vm", &changed, changes)).id;
         });
     });

@@ -5,7 +5,12 @@
 //! `BACKSTOP_SEED` replays a run's choices (not the scheduler's),
 //! `BACKSTOP_CRASH_ROUNDS` sets their number.
 
-#![cfg(all(feature = "agent", feature = "server", feature = "source-file", feature = "store"))]
+#![cfg(all(
+    feature = "agent",
+    feature = "server",
+    feature = "source-file",
+    feature = "store"
+))]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -48,8 +53,13 @@ impl Lab {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut image = vec![0; LENGTH];
         random.fill(&mut image[..LENGTH / 2]);
-        let lab =
-            Self { folder, random, image, dirty: None, points: BTreeMap::new() };
+        let lab = Self {
+            folder,
+            random,
+            image,
+            dirty: None,
+            points: BTreeMap::new(),
+        };
         std::fs::write(lab.path("image"), &lab.image).unwrap();
         assert!(lab.start(&["init"]).wait().unwrap().success());
         lab
@@ -90,14 +100,20 @@ impl Lab {
             status.code().is_none_or(|code| code == 0),
             "{arguments:?} ended with {status}: {said}"
         );
-        assert!(kill_after.is_some() || status.success(), "{arguments:?}: {said}");
-        status.success().then(|| {
-            serde_json::from_slice(&std::fs::read(self.path("told")).unwrap()).unwrap()
-        })
+        assert!(
+            kill_after.is_some() || status.success(),
+            "{arguments:?}: {said}"
+        );
+        status
+            .success()
+            .then(|| serde_json::from_slice(&std::fs::read(self.path("told")).unwrap()).unwrap())
     }
 
     fn change(&mut self) {
-        let file = File::options().write(true).open(self.path("image")).unwrap();
+        let file = File::options()
+            .write(true)
+            .open(self.path("image"))
+            .unwrap();
         let mut changed = Vec::new();
         for _ in 0..self.random.usize(1..30) {
             let length = self.random.usize(1..12_000);
@@ -107,7 +123,8 @@ impl Lab {
             } else {
                 self.random.fill(&mut self.image[at..at + length]);
             }
-            file.write_all_at(&self.image[at..at + length], at as u64).unwrap();
+            file.write_all_at(&self.image[at..at + length], at as u64)
+                .unwrap();
             changed.push((at, length));
         }
         if let Some(dirty) = &mut self.dirty {
@@ -123,14 +140,25 @@ impl Lab {
             .await
             .unwrap();
         let listed = vault.points(&SourceName::new("vm").unwrap()).await.unwrap();
-        let server = ProtectionServer::builder().with_vault(vault.clone()).build().await.unwrap();
+        let server = ProtectionServer::builder()
+            .with_vault(vault.clone())
+            .build()
+            .await
+            .unwrap();
         for point in &listed {
             // A point may have been committed without the report reaching us:
             // then it holds the image as it is.
             let expected = self.points.get(&point.id).unwrap_or(&self.image);
             let image = server.open(point.id).await.unwrap();
-            let found = image.read(ByteOffset(0), image.geometry().length).await.unwrap();
-            assert!(found == expected[..], "point {} is not what it was", point.id);
+            let found = image
+                .read(ByteOffset(0), image.geometry().length)
+                .await
+                .unwrap();
+            assert!(
+                found == expected[..],
+                "point {} is not what it was",
+                point.id
+            );
         }
         vault.close().await.unwrap();
         listed.iter().map(|point| point.id).collect()
@@ -142,11 +170,14 @@ fn rounds(default: u32) -> u32 {
 }
 
 async fn survive(rounds: u32) {
-    let seed = std::env::var("BACKSTOP_SEED").map_or_else(|_| fastrand::u64(..), |s| s.parse().unwrap());
+    let seed =
+        std::env::var("BACKSTOP_SEED").map_or_else(|_| fastrand::u64(..), |s| s.parse().unwrap());
     println!("BACKSTOP_SEED={seed}, {rounds} rounds");
     let mut lab = Lab::new(seed);
     let started = std::time::Instant::now();
-    let first = lab.run(&["protect", "vm", "--image", "image"], None).unwrap();
+    let first = lab
+        .run(&["protect", "vm", "--image", "image"], None)
+        .unwrap();
     let mut usual = started.elapsed();
     let id = |value: &serde_json::Value| value["id"].as_str().unwrap().parse::<PointId>().unwrap();
     lab.points.insert(id(&first), lab.image.clone());
@@ -157,16 +188,26 @@ async fn survive(rounds: u32) {
         let after = kill.then(|| usual.mul_f64(lab.random.f64() * 1.2));
         if lab.random.u8(..5) == 0 {
             let before = lab.verify().await;
-            lab.run(&["expire", "vm", "--keep-last", "3", "--min-age", "0s"], after);
+            lab.run(
+                &["expire", "vm", "--keep-last", "3", "--min-age", "0s"],
+                after,
+            );
             let now = lab.verify().await;
             let kept = &before[before.len().saturating_sub(3)..];
-            assert!(now == before || now == kept, "round {round}: half an expiry: {before:?} to {now:?}");
+            assert!(
+                now == before || now == kept,
+                "round {round}: half an expiry: {before:?} to {now:?}"
+            );
             lab.points.retain(|id, _| now.contains(id));
             continue;
         }
         lab.change();
         let mut arguments = vec!["protect", "vm", "--image", "image"];
-        if let Some(dirty) = lab.dirty.as_ref().filter(|_| lab.random.clone().u8(..8) != 0) {
+        if let Some(dirty) = lab
+            .dirty
+            .as_ref()
+            .filter(|_| lab.random.clone().u8(..8) != 0)
+        {
             let mut text = String::new();
             for (at, length) in dirty {
                 writeln!(text, "{at} {length}").unwrap();
@@ -188,9 +229,15 @@ async fn survive(rounds: u32) {
         }
         let listed = lab.verify().await;
         for id in lab.points.keys() {
-            assert!(listed.contains(id), "round {round}: reported point {id} is gone");
+            assert!(
+                listed.contains(id),
+                "round {round}: reported point {id} is gone"
+            );
         }
-        let new: Vec<_> = listed.iter().filter(|id| !lab.points.contains_key(id)).collect();
+        let new: Vec<_> = listed
+            .iter()
+            .filter(|id| !lab.points.contains_key(id))
+            .collect();
         assert!(new.len() <= 1, "round {round}: {new:?} came from nowhere");
         if let Some(id) = new.first() {
             unreported += 1;
@@ -201,7 +248,10 @@ async fn survive(rounds: u32) {
         }
     }
     println!("{finished} finished, {killed} killed, of these {unreported} after their commit");
-    assert!(rounds < 20 || killed > 0 && finished > 0, "the kills miss their aim");
+    assert!(
+        rounds < 20 || killed > 0 && finished > 0,
+        "the kills miss their aim"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

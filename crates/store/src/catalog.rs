@@ -65,7 +65,7 @@ pub(crate) struct Catalog {
 
 enum Handle {
     Owner(Db),
-    Reader(DbReader),
+    Reader(Box<DbReader>),
 }
 
 impl std::fmt::Debug for Catalog {
@@ -153,7 +153,7 @@ impl Catalog {
             .await
             .map_err(|error| failure::of_catalog("opening the vault for reading", error))?;
         Ok(Self {
-            db: Handle::Reader(reader),
+            db: Handle::Reader(Box::new(reader)),
             seal,
             written: 0.into(),
         })

@@ -161,7 +161,7 @@ pub(crate) async fn read_region(
     let codecs = Arc::clone(&vault.codecs);
     let decode = move || {
         let mut data = Vec::new();
-        for (span, bytes) in spans.into_iter().zip(read) {
+        for (span, bytes) in spans.iter().zip(read) {
             decode_span(
                 span,
                 bytes,
@@ -202,7 +202,7 @@ pub(crate) async fn read_region(
 
 /// Decodes the frames of one span into the output. CPU work.
 fn decode_span(
-    span: Span,
+    span: &Span,
     bytes: Result<PooledBuffer>,
     held: &[(Wanted, crate::pack::index::Location)],
     codecs: &Codecs,

@@ -73,7 +73,7 @@ pub(crate) async fn note_takeover(catalog: &Catalog, now: Timestamp) -> Result<(
 
 /// How long an owner that was overridden may sleep before its traces are
 /// deleted that would stop it.
-const SLEEPER: Duration = Duration::from_secs(7 * 24 * 3600);
+const SLEEPER: Duration = Duration::from_hours(7 * 24);
 
 /// How often a vault that is opened for short runs is tidied: every so many
 /// epochs.

@@ -23,6 +23,10 @@ pub(crate) const SALT_LENGTH: usize = 16;
 /// Fills a buffer from the operating system's generator.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one place that asks the operating system's generator"
+    )]
     getrandom::fill(&mut bytes).map_err(|error| {
         Error::unavailable("the operating system gives no random numbers").with_source(error)
     })?;

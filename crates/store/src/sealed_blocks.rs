@@ -23,6 +23,7 @@ impl SealedBlocks {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "it stands in map_err")]
 fn failed(error: backstop_core::Error) -> Error {
     Error::data(error.to_string())
 }

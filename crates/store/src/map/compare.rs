@@ -54,7 +54,7 @@ pub(crate) fn compare<N: NodeSource + 'static>(
             if pair.level == 0 {
                 let (a, b) = (leaf(a, &*nodes).await?, leaf(b, &*nodes).await?);
                 let start = RegionIndex(pair.first).start();
-                let extents = differences(&a, &b, start, limit)?;
+                let extents = differences(&a, &b, start, limit);
                 return Ok::<_, Error>(Some((
                     stream::iter(extents.into_iter().map(Ok)),
                     (stack, nodes),
@@ -130,12 +130,7 @@ async fn children(side: Subtree, level: u8, nodes: &dyn NodeSource) -> Result<Ve
 }
 
 /// The runs of two regions that are not the same part of the same chunk.
-fn differences(
-    a: &RegionMap,
-    b: &RegionMap,
-    start: ByteOffset,
-    limit: ByteCount,
-) -> Result<Vec<Extent>> {
+fn differences(a: &RegionMap, b: &RegionMap, start: ByteOffset, limit: ByteCount) -> Vec<Extent> {
     // What stands at a position, and where that ends.
     let at = |map: &RegionMap, position: u32| -> (Option<(Option<ChunkDigest>, u32)>, u32) {
         let slices = map.slices();
@@ -175,7 +170,7 @@ fn differences(
         }
         position = next;
     }
-    Ok(found)
+    found
 }
 
 /// The runs of an image that may hold data, inside `range`, in order: a walk

@@ -25,7 +25,10 @@ use backstop_core::{ChunkDigest, REGION_LENGTH, RegionMap, Result, Slice, SliceC
 use crate::codec::{Reader, put_varint};
 
 /// How many children an inner node has.
-pub(crate) const FAN_OUT: u64 = 64;
+pub(crate) const FAN_OUT: u64 = PLACES as u64;
+
+/// The same, as a length.
+const PLACES: usize = 64;
 
 /// The highest level of an inner node: 64^7 regions are more than 2^64 bytes.
 pub(crate) const MAX_LEVEL: u8 = 7;
@@ -38,7 +41,7 @@ const SKIP: u64 = 2;
 const EXPLICIT: u64 = 4;
 
 /// The children of an inner node; none for a subtree that is one hole.
-pub(crate) type Children = [Option<ChunkDigest>; FAN_OUT as usize];
+pub(crate) type Children = [Option<ChunkDigest>; PLACES];
 
 /// A node of an image map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,14 +52,14 @@ pub(crate) enum Node {
 
 /// An inner node without children.
 pub(crate) fn no_children() -> Box<Children> {
-    Box::new([None; FAN_OUT as usize])
+    Box::new([None; PLACES])
 }
 
 impl Node {
     /// What it takes in memory, roughly, in bytes.
     pub(crate) fn weight(&self) -> usize {
         match self {
-            Self::Leaf(map) => 64 + map.slices().len() * size_of::<Slice>(),
+            Self::Leaf(map) => 64 + size_of_val(map.slices()),
             Self::Inner { .. } => 64 + size_of::<Children>(),
         }
     }
@@ -268,7 +271,7 @@ mod tests {
         fn inner_nodes_round_trip(level in 1..=MAX_LEVEL, present: u64) {
             let mut children = no_children();
             for (at, child) in children.iter_mut().enumerate() {
-                *child = (present >> at & 1 == 1).then(|| ChunkDigest::of(&[at as u8]));
+                *child = (present >> at & 1 == 1).then(|| ChunkDigest::of(&at.to_le_bytes()));
             }
             let node = Node::Inner { level, children };
             prop_assert_eq!(Node::decode(&node.encode()).unwrap(), node);

@@ -180,13 +180,13 @@ fn apply<'a>(
 }
 
 /// Removes everything past `length` below a node.
-fn cut<'a>(
+fn cut(
     root: Option<ChunkDigest>,
     level: u8,
     first: u64,
     length: ByteCount,
-    nodes: &'a dyn NodeStore,
-) -> Boxed<'a, Option<ChunkDigest>> {
+    nodes: &dyn NodeStore,
+) -> Boxed<'_, Option<ChunkDigest>> {
     Box::pin(async move {
         let Some(digest) = root else { return Ok(None) };
         let start = RegionIndex(first).start();
@@ -232,6 +232,7 @@ pub(crate) mod digest_text {
     use backstop_core::ChunkDigest;
     use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
 
+    #[allow(clippy::ref_option, reason = "serde calls it so")]
     pub(crate) fn serialize<S: Serializer>(
         digest: &Option<ChunkDigest>,
         serializer: S,

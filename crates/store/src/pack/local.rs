@@ -32,12 +32,15 @@ const OPEN_FILES: usize = 32;
 /// How the name of an unfinished pack ends.
 const UNFINISHED: &str = ".unfinished";
 
+/// Files kept open by their path, the one used last at the end.
+type OpenFiles = Vec<(String, Arc<File>)>;
+
 /// Packs in a folder.
 #[derive(Debug)]
 pub(crate) struct LocalPacks {
     root: PathBuf,
     buffers: BufferPool,
-    open: Arc<Mutex<Vec<(String, Arc<File>)>>>,
+    open: Arc<Mutex<OpenFiles>>,
 }
 
 impl LocalPacks {
@@ -71,11 +74,7 @@ async fn join<T>(task: JoinHandle<Result<T>>) -> Result<T> {
         .map_err(|error| Error::internal("file I/O panicked").with_source(error))?
 }
 
-fn open_for_reading(
-    open: &Mutex<Vec<(String, Arc<File>)>>,
-    root: &Path,
-    path: &str,
-) -> Result<Arc<File>> {
+fn open_for_reading(open: &Mutex<OpenFiles>, root: &Path, path: &str) -> Result<Arc<File>> {
     let mut files = open.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(at) = files.iter().position(|(name, _)| name == path) {
         let found = files.remove(at);

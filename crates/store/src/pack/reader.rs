@@ -153,14 +153,13 @@ impl PackReader {
         }
         for number in windows {
             let start = number * WINDOW;
-            let window = match self.windows.get(&(location.pack, number)) {
-                Some(window) => window,
-                None => {
-                    let read = self.store.read(&pack.path, start..start + WINDOW).await?;
-                    let window = Bytes::from(read);
-                    self.windows.insert((location.pack, number), window.clone());
-                    window
-                }
+            let window = if let Some(window) = self.windows.get(&(location.pack, number)) {
+                window
+            } else {
+                let read = self.store.read(&pack.path, start..start + WINDOW).await?;
+                let window = Bytes::from(read);
+                self.windows.insert((location.pack, number), window.clone());
+                window
             };
             let from = location.offset.saturating_sub(start);
             let to = (location.end() - start).min(window.len() as u64);

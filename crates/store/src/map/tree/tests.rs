@@ -10,6 +10,11 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// How many bytes of a region an image has.
+fn length_of(region: u64, image: ByteCount) -> u32 {
+    u32::try_from(RegionIndex(region).extent(image).length().0).unwrap()
+}
+
 /// Nodes in memory, as they would be stored.
 #[derive(Default)]
 struct MemoryNodes {
@@ -90,7 +95,7 @@ proptest! {
                         let mut leaves = BTreeMap::new();
                         for (region, number) in writes {
                             let region = region % region_count(map.length);
-                            let length = RegionIndex(region).extent(map.length).length().0 as u32;
+                            let length = length_of(region, map.length);
                             if *number == 0 || length < 200 {
                                 model.remove(&region);
                                 leaves.insert(region, None);
@@ -105,7 +110,7 @@ proptest! {
                     Step::Resize(length) => {
                         map = map.resized(ByteCount(*length), &*nodes).await.unwrap();
                         model.retain(|region, leaf| {
-                            leaf.truncate(RegionIndex(*region).extent(map.length).length().0 as u32);
+                            leaf.truncate(length_of(*region, map.length));
                             !leaf.is_hole()
                         });
                     }
