@@ -11,6 +11,12 @@
     feature = "source-file",
     feature = "store"
 ))]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a test: it stops at the first surprise, tells its seed, and times a real process"
+)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -21,8 +27,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use backstop::{
-    BlockSource, ByteOffset, Credential, DedupStore, PointId, ProtectionServer, RecoveryStore,
-    SourceName,
+    ByteOffset, Credential, DedupStore, PointId, ProtectionServer, RecoveryStore, SourceName,
 };
 
 const KEY: [u8; 32] = [42; 32];

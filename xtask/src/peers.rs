@@ -39,6 +39,9 @@ impl Peer {
             Peer::E2fsprogs => {
                 let program = install::debian("mke2fs", &["e2fsprogs"])?;
                 println!("e2fsprogs: {}", program.display());
+                // The power-loss test of local vaults watches their system calls.
+                let program = install::debian("strace", &["strace"])?;
+                println!("strace: {}", program.display());
                 Ok(None)
             }
             Peer::S3 => {

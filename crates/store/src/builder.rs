@@ -119,11 +119,13 @@ impl DedupStoreBuilder {
             .await?;
         // The header comes last: it makes the vault.
         place.put_new(HEADER, record::encode(&header)?).await?;
-        Self {
-            place: Ok(place),
-            ..self
-        }
-        .open_with(header, key)
+        Box::pin(
+            Self {
+                place: Ok(place),
+                ..self
+            }
+            .open_with(header, key),
+        )
         .await
     }
 
@@ -138,11 +140,13 @@ impl DedupStoreBuilder {
         let mut place = self.place?;
         place.attach()?;
         let (header, key) = unlock(&place, &self.credential, &self.cpu).await?;
-        Self {
-            place: Ok(place),
-            ..self
-        }
-        .open_with(header, key)
+        Box::pin(
+            Self {
+                place: Ok(place),
+                ..self
+            }
+            .open_with(header, key),
+        )
         .await
     }
 
@@ -157,8 +161,15 @@ impl DedupStoreBuilder {
         let seal = Arc::new(Seal::new(&key)?);
         let path = place.path(CATALOG);
         let store = Arc::clone(&place.store);
-        let catalog =
-            Arc::new(Catalog::read(store, path, Arc::clone(&seal), &self.settings.memory).await?);
+        let catalog = Arc::new(
+            Box::pin(Catalog::read(
+                store,
+                path,
+                Arc::clone(&seal),
+                &self.settings.memory,
+            ))
+            .await?,
+        );
         let packs = place.packs()?;
         let index = Arc::new(Index::new(
             Arc::clone(&catalog),

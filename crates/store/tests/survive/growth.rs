@@ -29,7 +29,7 @@ fn an_hour_passes(folder: &Path) {
         let file = std::fs::File::options().write(true).open(folder.join(path));
         let file = file.unwrap();
         let written = file.metadata().unwrap().modified().unwrap();
-        file.set_modified(written - Duration::from_secs(3600))
+        file.set_modified(written - Duration::from_hours(1))
             .unwrap();
     }
 }

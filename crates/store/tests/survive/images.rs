@@ -160,7 +160,7 @@ const UNCUT: usize = 16 << 10;
 
 /// The unit in which holes are found.
 const HOLE: usize = 64 << 10;
-const ZEROS: [u8; HOLE] = [0; HOLE];
+static ZEROS: [u8; HOLE] = [0; HOLE];
 
 fn add_pieces(update: &mut RegionUpdate, region: usize, bytes: &[u8], range: Range<usize>) {
     let mut at = range.start;

@@ -9,7 +9,8 @@
     clippy::expect_used,
     clippy::print_stderr,
     clippy::cast_possible_truncation,
-    reason = "a test fails by panicking and says why"
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking and says why; how long real failures take is real time"
 )]
 
 mod damage;

@@ -109,12 +109,12 @@ async fn life(
     // Three regions of which each is worth a checkpoint.
     let mut c = Machine::new("c", DISK);
     for region in 0..3 {
-        c.write(&mut random, (region * 4 << 20) + 500_000, 120_000);
+        c.write(&mut random, ((region * 4) << 20) + 500_000, 120_000);
     }
     history.protect(&vault, &mut random, &mut [&mut c]).await?;
     history.expire(&vault, &first).await?;
     vault.close().await?;
-    clock.advance(Duration::from_secs(60));
+    clock.advance(Duration::from_mins(1));
     let vault = builder(store, &clock).open().await?;
     b.scribble(&mut random, 2, 2_000);
     history.protect(&vault, &mut random, &mut [&mut b]).await?;

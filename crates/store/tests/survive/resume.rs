@@ -54,7 +54,7 @@ pub(crate) async fn endless_initial(place: &str, seed: u64) {
         writer.progress(0, RegionIndex(region + 1)).await.unwrap();
         say(&format!("region {region}"));
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// The finished packs of a vault, with their sizes.
