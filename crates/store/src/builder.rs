@@ -197,6 +197,7 @@ impl DedupStoreBuilder {
         let place = self.place?;
         let ownership = Ownership::take(&place, self.takeover, self.clock.now()).await?;
         let seal = Arc::new(Seal::new(&key)?);
+        ownership.check(&place)?;
         let catalog = Catalog::own(
             Arc::clone(&place.store),
             place.path(CATALOG),
@@ -204,6 +205,7 @@ impl DedupStoreBuilder {
             &self.settings.memory,
         )
         .await?;
+        ownership.check(&place)?;
         let catalog = Arc::new(catalog);
         let counters: Counters = match catalog.get(COUNTERS).await? {
             Some(value) => record::decode("the vault's counters", &value)?,

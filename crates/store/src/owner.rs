@@ -38,7 +38,6 @@ const LOCK_NAME: &str = "lock";
 #[derive(Debug)]
 pub(crate) struct Ownership {
     /// The locked file.
-    #[allow(dead_code, reason = "held for its lock")]
     lock: Option<File>,
     /// What a lease knows us by.
     holder: String,
@@ -112,6 +111,22 @@ impl Ownership {
         place.put(LEASE_NAME, record::encode(&lease)?).await
     }
 
+    /// Fails if another process has taken the vault over since it was locked.
+    /// Asked after the catalog was opened: who was suspended in between would
+    /// else fence the owner that came after it.
+    pub(crate) fn check(&self, place: &Place) -> Result<()> {
+        match (&self.lock, &place.folder) {
+            (Some(file), Some(folder)) if !is_at(file, &folder.join(LOCK_NAME)) => Err(Error::new(
+                ErrorKind::Fenced,
+                format!(
+                    "another owner has taken over the vault at {}; nothing is written from here",
+                    place.name
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Gives the vault up; a lease that has become another owner's stays.
     pub(crate) async fn release(&self, place: &Place) -> Result<()> {
         if self.lock.is_some() {
@@ -140,27 +155,35 @@ fn lock(place: &Place, folder: &Path, takeover: Takeover) -> Result<Ownership> {
             .truncate(false)
             .open(path)
     };
-    let mut file = open(&path).map_err(failed)?;
     let mut forced = false;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) if takeover == Takeover::Force => {
-            // The old owner keeps the lock of the old file; ours is new.
-            let fresh = folder.join("lock.new");
-            file = open(&fresh).map_err(failed)?;
-            file.try_lock()
-                .map_err(|_| owned(place, "a process that is taking over"))?;
-            std::fs::rename(&fresh, &path).map_err(failed)?;
-            forced = true;
+    let file = loop {
+        let file = open(&path).map_err(failed)?;
+        let file = match file.try_lock() {
+            Ok(()) => file,
+            Err(TryLockError::WouldBlock) if takeover == Takeover::Force => {
+                // The old owner keeps the lock of the old file; ours is new.
+                let fresh = folder.join("lock.new");
+                let file = open(&fresh).map_err(failed)?;
+                file.try_lock()
+                    .map_err(|_| owned(place, "a process that is taking over"))?;
+                std::fs::rename(&fresh, &path).map_err(failed)?;
+                forced = true;
+                file
+            }
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Who it is only serves the message.
+                let _ = (&file).read_to_string(&mut holder);
+                return Err(owned(place, &format!("process {}", holder.trim())));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        };
+        // Somebody may have taken over between our opening and our locking:
+        // then we hold the lock of a file that is no longer the vault's.
+        if is_at(&file, &path) {
+            break file;
         }
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            // Who it is only serves the message.
-            let _ = file.read_to_string(&mut holder);
-            return Err(owned(place, &format!("process {}", holder.trim())));
-        }
-        Err(TryLockError::Error(error)) => return Err(failed(error)),
-    }
+    };
     let note = || -> std::io::Result<()> {
         file.set_len(0)?;
         (&file).write_all(std::process::id().to_string().as_bytes())
@@ -171,6 +194,16 @@ fn lock(place: &Place, folder: &Path, takeover: Takeover) -> Result<Ownership> {
         holder: String::new(),
         forced,
     })
+}
+
+/// Whether a path still names an open file.
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |facts: std::fs::Metadata| (facts.dev(), facts.ino());
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(held), Ok(named)) => identity(held) == identity(named),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

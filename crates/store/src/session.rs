@@ -2,25 +2,25 @@
 //! in runs, the image's map grows beside the committed ones, and nothing is
 //! visible before the commit.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+mod own_chunks;
+mod replica_writer;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
-use async_trait::async_trait;
 use backstop_core::{
-    CheckSlice, ChunkDigest, Deduplication, Error, ErrorKind, Extent, PieceContent, RegionAddress,
-    RegionIndex, RegionMap, RegionUpdate, ReplicaWriter, Result, SliceContent, StoreBegin,
-    VerifiedChunk, WriteOutcome, region_count,
+    ChunkDigest, Deduplication, Error, ErrorKind, PieceContent, RegionAddress, RegionIndex,
+    RegionMap, RegionUpdate, Result, SliceContent, StoreBegin, VerifiedChunk, region_count,
 };
 use tokio::sync::Mutex;
 
-use crate::commit::chunk_frame;
-use crate::map::node::Node;
-use crate::map::tree::{ImageMap, NodeSource, NodeStore, as_leaf};
+use crate::map::tree::{ImageMap, NodeSource, as_leaf};
 use crate::nodes::NewNodes;
 use crate::pack::frame::{Content, PlainFrame};
 use crate::pack::name::PackKind;
 use crate::record::{UnfinishedEntry, UnfinishedStream};
 use crate::vault::Vault;
+use own_chunks::OwnChunks;
 
 /// Chunks are appended to packs in runs of at least this many bytes, so that
 /// what belongs together stays together.
@@ -32,9 +32,6 @@ const NODE_RUN: usize = 256 << 10;
 /// Regions that were written are folded into the tree when there are this
 /// many, so that memory does not grow with the image.
 const LEAVES_HELD: usize = 16 << 10;
-
-/// How many of its own chunks a synchronization remembers.
-const OWN_CHUNKS: usize = 32 << 10;
 
 /// A synchronization in a vault.
 #[derive(Debug)]
@@ -74,36 +71,6 @@ struct Stream {
     /// Regions written since the map was last folded.
     leaves: BTreeMap<u64, Option<ChunkDigest>>,
     next: u64,
-}
-
-/// The chunks that this synchronization has sent, the oldest forgotten first.
-#[derive(Debug, Default)]
-struct OwnChunks {
-    known: HashSet<[u8; 16]>,
-    order: VecDeque<[u8; 16]>,
-}
-
-fn start_of(digest: &ChunkDigest) -> [u8; 16] {
-    let mut start = [0; 16];
-    start.copy_from_slice(&digest.as_bytes()[..16]);
-    start
-}
-
-impl OwnChunks {
-    fn insert(&mut self, digest: &ChunkDigest) {
-        if self.known.insert(start_of(digest)) {
-            self.order.push_back(start_of(digest));
-            if self.order.len() > OWN_CHUNKS
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.known.remove(&oldest);
-            }
-        }
-    }
-
-    fn contains(&self, digest: &ChunkDigest) -> bool {
-        self.known.contains(&start_of(digest))
-    }
 }
 
 /// What a session starts from, stream by stream.
@@ -411,151 +378,4 @@ fn chunks_of(map: &RegionMap) -> HashSet<ChunkDigest> {
 
 fn too_short(digest: &ChunkDigest) -> Error {
     Error::invalid_input(format!("a piece reaches past the end of chunk {digest}"))
-}
-
-#[async_trait]
-impl ReplicaWriter for Session {
-    fn resume_at(&self, stream: usize) -> RegionIndex {
-        self.resume.get(stream).copied().unwrap_or_default()
-    }
-
-    async fn needed(&self, at: &RegionAddress, digests: &[ChunkDigest]) -> Result<Vec<bool>> {
-        if self.begin.deduplication == Deduplication::Vault {
-            self.check_whole().await?;
-            let lengths = self.lengths(digests).await?;
-            return Ok(lengths.iter().map(Option::is_none).collect());
-        }
-        let region = chunks_of(&self.region(at).await?);
-        Ok(digests
-            .iter()
-            .map(|digest| !self.may_name(&region, digest))
-            .collect())
-    }
-
-    async fn write(&self, update: RegionUpdate) -> Result<WriteOutcome> {
-        let extent = update.at.region.extent(
-            self.begin
-                .streams
-                .get(update.at.stream)
-                .map(|spec| spec.length)
-                .unwrap_or_default(),
-        );
-        let end = update
-            .pieces
-            .last()
-            .map_or(0, |p| u64::from(p.start) + u64::from(p.length));
-        let mut map = self.region(&update.at).await?;
-        if end > extent.length().0 {
-            return Err(Error::invalid_input(format!(
-                "a piece ends at {end} of region {}, which has {} bytes",
-                update.at.region.0,
-                extent.length()
-            )));
-        }
-        self.check_names(&map, &update).await?;
-        map.overlay(&update.pieces)?;
-        let received = u32::try_from(update.chunks.len()).unwrap_or(u32::MAX);
-        {
-            let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-            for chunk in &update.chunks {
-                own.insert(&chunk.digest());
-            }
-        }
-        let lacking = self.lacking(update.chunks).await?;
-        let leaf = if map.is_hole() {
-            None
-        } else {
-            Some(self.nodes.put(Node::Leaf(map)).await?)
-        };
-        let run = {
-            let mut state = self.state.lock().await;
-            self.check(&state)?;
-            for chunk in &lacking {
-                if state
-                    .queued
-                    .insert(chunk.digest(), chunk.length())
-                    .is_none()
-                {
-                    let frame = chunk_frame(chunk);
-                    state.run_bytes += frame.header.frame_length();
-                    state.run.push(frame);
-                }
-            }
-            let stream = &mut state.streams[update.at.stream];
-            stream.leaves.insert(update.at.region.0, leaf);
-            if stream.leaves.len() >= LEAVES_HELD {
-                fold(stream, &self.nodes).await?;
-            }
-            if state.run_bytes >= RUN {
-                state.run_bytes = 0;
-                std::mem::take(&mut state.run)
-            } else {
-                Vec::new()
-            }
-        };
-        if !run.is_empty() {
-            self.append_run(run).await?;
-        }
-        if self.nodes.waiting() >= NODE_RUN {
-            self.append_nodes().await?;
-        }
-        Ok(WriteOutcome {
-            chunks_received: received,
-        })
-    }
-
-    async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>> {
-        let map = self.region(at).await?;
-        self.flush_for(&map).await?;
-        crate::check::slices(&self.vault, &map).await
-    }
-
-    async fn block_digests(
-        &self,
-        at: &RegionAddress,
-        range: Extent,
-    ) -> Result<Vec<Option<ChunkDigest>>> {
-        let map = self.region(at).await?;
-        self.flush_for(&map).await?;
-        crate::check::block_digests(&self.vault, map, range).await
-    }
-
-    async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()> {
-        let due = {
-            let mut state = self.state.lock().await;
-            self.check(&state)?;
-            if let Some(stream) = state.streams.get_mut(stream) {
-                stream.next = stream.next.max(next.0);
-            }
-            let since = state
-                .bytes_taken()
-                .saturating_sub(state.bytes_at_checkpoint);
-            since >= self.vault.settings.checkpoint_bytes
-        };
-        if due { self.checkpoint().await } else { Ok(()) }
-    }
-
-    async fn abort(&self) -> Result<()> {
-        self.end().await;
-        self.vault.forget(self.begin.id);
-        self.vault.delete_unfinished(&self.begin.source).await
-    }
-}
-
-impl Session {
-    /// Sees to it that the chunks of a region can be read back, even those
-    /// that still wait in this session's run.
-    async fn flush_for(&self, map: &RegionMap) -> Result<()> {
-        let waits = {
-            let state = self.state.lock().await;
-            !state.queued.is_empty()
-                && chunks_of(map)
-                    .iter()
-                    .any(|digest| state.queued.contains_key(digest))
-        };
-        if waits {
-            self.settle().await?;
-        }
-        Ok(())
-    }
 }

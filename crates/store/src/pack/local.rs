@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use backstop_core::{BufferPool, Error, PooledBuffer, Result};
+use backstop_core::{BufferPool, Error, ErrorKind, PooledBuffer, Result};
 use rustix::fs::OFlags;
 use tokio::task::JoinHandle;
 
@@ -311,7 +311,17 @@ impl PackSink for LocalSink {
                     None => Ok(()),
                 }
             };
-            make_durable().map_err(|error| failure::of_io(&path, error))
+            make_durable().map_err(|error| match error.kind() {
+                // Only a later owner removes what is not finished.
+                io::ErrorKind::NotFound => Error::new(
+                    ErrorKind::Fenced,
+                    format!(
+                        "{} was removed while it was written: another owner has taken over",
+                        path.display()
+                    ),
+                ),
+                _ => failure::of_io(&path, error),
+            })
         })
         .await?;
         self.unfinished.done = true;

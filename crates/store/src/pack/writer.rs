@@ -38,7 +38,8 @@ struct Shared {
     pack_bytes: u64,
     runs: Runs,
     next_number: AtomicU64,
-    highest_indexed: AtomicU64,
+    /// One more than the highest number of a pack in the catalog.
+    next_indexed: Mutex<u64>,
     data: Mutex<Option<OpenPack>>,
     maps: Mutex<Option<OpenPack>>,
     finishing: Mutex<JoinSet<Result<()>>>,
@@ -94,7 +95,7 @@ impl PackWriter {
                 pack_bytes: parts.pack_bytes,
                 runs: Runs::default(),
                 next_number: parts.next_number.into(),
-                highest_indexed: parts.next_number.into(),
+                next_indexed: Mutex::new(parts.next_number),
                 data: Mutex::default(),
                 maps: Mutex::default(),
                 finishing: Mutex::default(),
@@ -322,14 +323,13 @@ impl Shared {
         record: &PackRecord,
         entries: &[TableEntry],
     ) -> Result<()> {
+        // Packs finish in any order, two at once. The counter that is written
+        // last must be the highest, or the next owner gives a number twice.
+        let mut next = self.next_indexed.lock().await;
+        *next = (*next).max(number + 1);
         let mut batch = Batch::default();
         batch.put(&numbered_key(PACKS, number), &record::encode(record)?);
-        // Packs finish in any order; the counter only rises.
-        let next = self
-            .highest_indexed
-            .fetch_max(number + 1, Ordering::AcqRel)
-            .max(number + 1);
-        batch.put(NEXT_PACK, &record::encode(&next)?);
+        batch.put(NEXT_PACK, &record::encode(&*next)?);
         for entry in entries {
             let key = self.catalog.chunk_key(entry.header.content, &entry.digest);
             batch.put(&key, &Location::of(number, entry).encode());
@@ -389,4 +389,78 @@ fn seal_run(
         frame::seal_into(&mut run, start, frame, key)?;
     }
     Ok((run, entries))
+}
+
+#[cfg(test)]
+mod tests {
+    use backstop_core::{ChunkDigest, Encoding};
+    use bytes::Bytes;
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+
+    use super::*;
+    use crate::pack::frame::{Content, FrameHeader};
+    use crate::pack::sink::ObjectPacks;
+    use crate::seal::VaultKey;
+    use crate::settings::MemoryBudget;
+
+    fn frame(number: u64) -> PlainFrame {
+        let payload = Bytes::from(number.to_le_bytes().to_vec());
+        PlainFrame {
+            digest: ChunkDigest::of(&payload),
+            header: FrameHeader {
+                payload_length: 8,
+                plain_length: 8,
+                content: Content::Chunk,
+                encoding: Encoding::Raw,
+            },
+            payload,
+        }
+    }
+
+    /// Packs that finish out of order must not set the counter back: the next
+    /// owner would give a number again, and frames would be sought in another
+    /// pack.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn the_counter_is_past_every_pack_in_the_catalog() {
+        for round in 0..40u64 {
+            let objects: Arc<dyn object_store::ObjectStore> = Arc::new(InMemory::new());
+            let seal = Arc::new(Seal::new(&VaultKey::from_bytes([1; 32])).unwrap());
+            let budget = MemoryBudget::default();
+            let catalog = Catalog::own(
+                Arc::clone(&objects),
+                Path::from("db"),
+                Arc::clone(&seal),
+                &budget,
+            );
+            let catalog = Arc::new(Box::pin(catalog).await.unwrap());
+            let store: Arc<dyn PackStore> = Arc::new(ObjectPacks::new(objects, Path::default()));
+            let index = Index::new(
+                Arc::clone(&catalog),
+                Arc::clone(&seal),
+                Arc::clone(&store),
+                1,
+            );
+            let writer = PackWriter::new(PackWriterParts {
+                store,
+                catalog: Arc::clone(&catalog),
+                seal,
+                index: Arc::new(index),
+                cpu: CpuPool::new(2),
+                pack_bytes: 1,
+                next_number: 0,
+            });
+            for number in 0..8 {
+                writer
+                    .append(PackKind::Data, vec![frame(round * 8 + number)])
+                    .await
+                    .unwrap();
+            }
+            writer.finish_all().await.unwrap();
+            let next = catalog.get(NEXT_PACK).await.unwrap().unwrap();
+            let next: u64 = record::decode("the counter", &next).unwrap();
+            assert_eq!(next, 8, "round {round}");
+            catalog.close(false).await.unwrap();
+        }
+    }
 }
