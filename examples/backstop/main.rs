@@ -52,7 +52,8 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments, output: Output) -> Ending {
     let cpu = CpuPool::default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cpu.parallelism().min(2))
+        // One thread drives what waits; the work is done on the others.
+        .worker_threads(1)
         .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()

@@ -127,9 +127,13 @@ impl Cutting {
 
     fn hole(&mut self, extent: Extent) -> Result<()> {
         let (start, length) = relative(self.start, extent)?;
+        let waiting = self.pieces.len().wrapping_sub(1);
         match self.pieces.last_mut() {
             Some(last)
-                if last.content == PieceContent::Hole && last.start + last.length == start =>
+                if last.content == PieceContent::Hole
+                    && last.start + last.length == start
+                    // A hole only until its patch gets its chunk.
+                    && !self.patch.is_waiting(waiting) =>
             {
                 last.length += length;
                 Ok(())
@@ -397,5 +401,31 @@ mod tests {
                 .is_err()
             );
         }
+    }
+
+    /// One changed extent may hold data and then a hole: the hole must not be
+    /// taken for more of the patch.
+    #[test]
+    fn a_hole_behind_a_patched_page_stays_a_hole() {
+        let page = |byte| Bytes::from(vec![byte; 4096]);
+        let content = vec![
+            (extent(0, 4096), Some(page(1))),
+            (extent(20_480, 8192), Some(Bytes::from(vec![2; 8192]))),
+        ];
+        let replaced = [extent(0, 8192), extent(20_480, 8192)];
+        let content = Content::new(content);
+        let cut = cut(
+            at(),
+            &replaced,
+            &content,
+            Short::Patched,
+            &Chunker::default(),
+        )
+        .unwrap();
+        let mut image = vec![0x77; REGION_LENGTH as usize];
+        apply(&cut, &mut image);
+        assert!(image[..4096].iter().all(|byte| *byte == 1));
+        assert!(image[4096..8192].iter().all(|byte| *byte == 0), "the hole");
+        assert!(image[20_480..28_672].iter().all(|byte| *byte == 2));
     }
 }

@@ -22,6 +22,11 @@ impl Patch {
         self.length.saturating_add(length) <= MAX_CHUNK_LENGTH
     }
 
+    /// Whether the piece at this place has no chunk yet.
+    pub(crate) fn is_waiting(&self, piece: usize) -> bool {
+        self.members.last().is_some_and(|(last, _)| *last == piece)
+    }
+
     /// Adds the data of the piece at this place.
     pub(crate) fn add(&mut self, piece: usize, length: u32, data: Bytes) {
         self.members.push((piece, self.length));

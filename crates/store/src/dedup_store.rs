@@ -115,6 +115,7 @@ impl DedupStore {
         if let Some(alone) = tidy {
             orphans::tidy(&vault.place, crate::builder::CATALOG, alone).await?;
         }
+        vault.forget_all();
         match &vault.ownership {
             Some(ownership) => ownership.release(&vault.place).await,
             None => Ok(()),

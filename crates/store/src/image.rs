@@ -156,6 +156,15 @@ pub(crate) async fn read_region(
         store.read_into(&span.pack.path, span.range.start, buffer)
     });
     let read = join_all(reads).await;
+    // A store that does not answer has lost nothing: asking again may help.
+    let mut kept = Vec::with_capacity(read.len());
+    for read in read {
+        match read {
+            Err(error) if error.is_transient() => return Err(error),
+            read => kept.push(read),
+        }
+    }
+    let read = kept;
     let length = (end - start) as usize;
     let mut output = vault.buffer(length);
     let codecs = Arc::clone(&vault.codecs);

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::map::node::Node;
 use crate::map::tree::{NodeSource, NodeStore};
-use crate::pack::frame::{Content, FrameHeader, PlainFrame};
+use crate::pack::frame::{Content, FrameHeader, MAX_CONTENT_LENGTH, PlainFrame};
 use crate::pack::reader::PackReader;
 
 /// Reads nodes through a cache.
@@ -55,7 +55,14 @@ impl NodeSource for Nodes {
 /// A frame that is stored raw: digests don't compress.
 pub(crate) fn raw_frame(content: Content, plain: Vec<u8>) -> Result<PlainFrame> {
     let length = u32::try_from(plain.len())
-        .map_err(|_| backstop_core::Error::invalid_input("a node or record passes 4 GiB"))?;
+        .ok()
+        .filter(|length| *length <= MAX_CONTENT_LENGTH)
+        .ok_or_else(|| {
+            backstop_core::Error::invalid_input(format!(
+                "a node or record of {} bytes is longer than {MAX_CONTENT_LENGTH}; the changes of a region are too many",
+                plain.len()
+            ))
+        })?;
     Ok(PlainFrame {
         digest: ChunkDigest::of(&plain),
         header: FrameHeader {

@@ -68,7 +68,8 @@ pub(crate) async fn mark_clean(catalog: &Catalog, epoch: u64) -> Result<()> {
 pub(crate) async fn note_takeover(catalog: &Catalog, now: Timestamp) -> Result<()> {
     let mut batch = Batch::default();
     batch.put(TAKEOVER, &record::encode(&now)?);
-    catalog.write(batch).await
+    catalog.write(batch).await?;
+    catalog.flush().await
 }
 
 /// How long an owner that was overridden may sleep before its traces are

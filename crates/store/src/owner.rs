@@ -129,8 +129,10 @@ impl Ownership {
 
     /// Gives the vault up; a lease that has become another owner's stays.
     pub(crate) async fn release(&self, place: &Place) -> Result<()> {
-        if self.lock.is_some() {
-            return Ok(());
+        if let Some(lock) = &self.lock {
+            return lock
+                .unlock()
+                .map_err(|error| failure::of_io(Path::new(&place.name), error));
         }
         let bytes = match place.get(LEASE_NAME).await {
             Ok(bytes) => bytes,

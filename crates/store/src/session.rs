@@ -12,7 +12,7 @@ use backstop_core::{
     ChunkDigest, Deduplication, Error, ErrorKind, PieceContent, RegionAddress, RegionIndex,
     RegionMap, RegionUpdate, Result, SliceContent, StoreBegin, VerifiedChunk, region_count,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLock};
 
 use crate::map::tree::{ImageMap, NodeSource, as_leaf};
 use crate::nodes::NewNodes;
@@ -43,6 +43,8 @@ pub(crate) struct Session {
     nodes: NewNodes,
     resume: Vec<RegionIndex>,
     own: SyncMutex<OwnChunks>,
+    /// Held for reading while frames are on their way to a pack.
+    appends: Arc<RwLock<()>>,
     state: Mutex<State>,
 }
 
@@ -90,6 +92,8 @@ impl Session {
     /// Begins from `start`, whose images are cut or continued to the lengths
     /// that `begin` names.
     pub(crate) async fn new(vault: Arc<Vault>, begin: StoreBegin, start: Start) -> Result<Self> {
+        // Counted before anything is found in a pack under way.
+        let failures = vault.writer()?.failures_before().await;
         let nodes = NewNodes::new(Arc::clone(&vault.nodes));
         let mut streams = Vec::with_capacity(begin.streams.len());
         for ((map, next), spec) in start.maps.into_iter().zip(start.next).zip(&begin.streams) {
@@ -118,12 +122,13 @@ impl Session {
             over: false,
         };
         Ok(Self {
-            failures: vault.writer()?.failures_before().await,
+            failures,
             vault,
             begin,
             nodes,
             resume,
             own: SyncMutex::default(),
+            appends: Arc::default(),
             state: Mutex::new(state),
         })
     }
@@ -220,18 +225,18 @@ impl Session {
         }
         let own = chunks_of(map);
         let digests: Vec<_> = wanted.keys().copied().collect();
+        if self.begin.deduplication == Deduplication::OwnReplica {
+            // Before the index is asked: even the time that takes would tell
+            // what others have stored.
+            if let Some(digest) = digests.iter().find(|digest| !self.may_name(&own, digest)) {
+                return Err(not_known(digest));
+            }
+        }
         for (digest, length) in digests.iter().zip(self.lengths(&digests).await?) {
-            let allowed =
-                self.begin.deduplication == Deduplication::Vault || self.may_name(&own, digest);
             match length {
-                Some(length) if allowed && wanted[digest] <= length => {}
-                Some(_) if allowed => return Err(too_short(digest)),
-                _ => {
-                    return Err(Error::new(
-                        ErrorKind::ChunkMissing,
-                        format!("chunk {digest} is not known to this synchronization; send it"),
-                    ));
-                }
+                Some(length) if wanted[digest] <= length => {}
+                Some(_) => return Err(too_short(digest)),
+                None => return Err(not_known(digest)),
             }
         }
         Ok(())
@@ -249,9 +254,19 @@ impl Session {
         Ok(lacking.map(|(chunk, _)| chunk).collect())
     }
 
-    async fn append_run(&self, run: Vec<PlainFrame>) -> Result<()> {
+    /// Says that frames are on their way to a pack, until it is dropped.
+    async fn hold(&self) -> OwnedRwLockReadGuard<()> {
+        Arc::clone(&self.appends).read_owned().await
+    }
+
+    /// `hold` was taken together with the run.
+    async fn append_run(&self, run: Vec<PlainFrame>, hold: OwnedRwLockReadGuard<()>) -> Result<()> {
         let digests: Vec<_> = run.iter().map(|frame| frame.digest).collect();
-        let appended = self.vault.writer()?.append(PackKind::Data, run).await;
+        let appended = self
+            .vault
+            .writer()?
+            .append(PackKind::Data, run, Some(hold))
+            .await;
         let mut state = self.state.lock().await;
         for digest in &digests {
             state.queued.remove(digest);
@@ -270,9 +285,14 @@ impl Session {
     }
 
     async fn append_nodes(&self) -> Result<()> {
+        let hold = self.hold().await;
         let frames = self.nodes.take();
         let digests: Vec<_> = frames.iter().map(|frame| frame.digest).collect();
-        let appended = self.vault.writer()?.append(PackKind::Map, frames).await;
+        let appended = self
+            .vault
+            .writer()?
+            .append(PackKind::Map, frames, Some(hold))
+            .await;
         let mut state = self.state.lock().await;
         match appended {
             Ok(bytes) => {
@@ -290,18 +310,20 @@ impl Session {
     /// Folds all written regions into the trees and appends everything that
     /// waits: when the packs are finished, all of it is durable.
     pub(crate) async fn settle(&self) -> Result<Settled> {
-        let run = {
+        let (run, hold) = {
             let mut state = self.state.lock().await;
             self.check(&state)?;
             for stream in &mut state.streams {
                 fold(stream, &self.nodes).await?;
             }
             state.run_bytes = 0;
-            std::mem::take(&mut state.run)
+            (std::mem::take(&mut state.run), self.hold().await)
         };
-        let (data, nodes) = futures::join!(self.append_run(run), self.append_nodes());
+        let (data, nodes) = futures::join!(self.append_run(run, hold), self.append_nodes());
         data?;
         nodes?;
+        // What other calls took before, and perhaps abandoned, is on its way.
+        drop(self.appends.write().await);
         let state = self.state.lock().await;
         self.check(&state)?;
         let maps = state.streams.iter().map(|stream| stream.map).collect();
@@ -313,7 +335,7 @@ impl Session {
 
     /// Adds frames of the commit itself, such as the manifest.
     pub(crate) async fn append(&self, kind: PackKind, frames: Vec<PlainFrame>) -> Result<u64> {
-        let added = self.vault.writer()?.append(kind, frames).await?;
+        let added = self.vault.writer()?.append(kind, frames, None).await?;
         let mut state = self.state.lock().await;
         state.bytes_added += added;
         Ok(state.bytes_added)
@@ -354,7 +376,7 @@ impl Session {
                 .collect(),
             bytes_added: settled.bytes_added,
         };
-        self.vault.put_unfinished(&entry).await
+        self.vault.put_unfinished(self, &entry).await
     }
 }
 
@@ -374,6 +396,13 @@ fn chunks_of(map: &RegionMap) -> HashSet<ChunkDigest> {
             SliceContent::Unreadable => None,
         })
         .collect()
+}
+
+fn not_known(digest: &ChunkDigest) -> Error {
+    Error::new(
+        ErrorKind::ChunkMissing,
+        format!("chunk {digest} is not known to this synchronization; send it"),
+    )
 }
 
 fn too_short(digest: &ChunkDigest) -> Error {

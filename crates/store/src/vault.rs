@@ -166,6 +166,11 @@ impl Vault {
         self.sessions().remove(&id);
     }
 
+    /// Forgets all sessions: each holds the vault, and so its lock.
+    pub(crate) fn forget_all(&self) {
+        self.sessions().clear();
+    }
+
     pub(crate) async fn replica_entry(&self, source: &SourceName) -> Result<Option<ReplicaEntry>> {
         let value = self
             .catalog
@@ -189,8 +194,14 @@ impl Vault {
             .transpose()
     }
 
-    pub(crate) async fn put_unfinished(&self, entry: &UnfinishedEntry) -> Result<()> {
+    pub(crate) async fn put_unfinished(
+        &self,
+        session: &Session,
+        entry: &UnfinishedEntry,
+    ) -> Result<()> {
         let _one = self.commit.lock().await;
+        // It may have been given up or committed meanwhile.
+        session.check_whole().await?;
         let mut batch = Batch::default();
         batch.put(
             &self.catalog.unfinished_key(&entry.source),

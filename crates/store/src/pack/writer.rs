@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
 use backstop_core::{CpuPool, Error, ErrorKind, Result};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedRwLockReadGuard};
 use tokio::task::JoinSet;
 
 use super::frame::{self, PlainFrame};
@@ -142,12 +142,31 @@ impl PackWriter {
     }
 
     /// Appends frames in one run and gives the bytes that this added.
-    pub(crate) async fn append(&self, kind: PackKind, frames: Vec<PlainFrame>) -> Result<u64> {
+    ///
+    /// `hold` is kept until the frames stand in a pack, even if the caller
+    /// goes away before.
+    pub(crate) async fn append(
+        &self,
+        kind: PackKind,
+        frames: Vec<PlainFrame>,
+        hold: Option<OwnedRwLockReadGuard<()>>,
+    ) -> Result<u64> {
         if frames.is_empty() {
             return Ok(0);
         }
         let shared = Arc::clone(&self.shared);
-        run(async move { shared.append(kind, frames).await }).await
+        let appending = tokio::spawn(async move {
+            let _hold = hold;
+            shared.append(kind, frames).await
+        });
+        match appending.await {
+            Ok(result) => result,
+            Err(error) => {
+                let error = Error::internal("writing a pack panicked").with_source(error);
+                self.shared.failed(&error);
+                Err(error)
+            }
+        }
     }
 
     /// Finishes all packs under way; when it returns, everything appended
@@ -190,6 +209,11 @@ impl Shared {
     /// Notes that a pack is lost, and everything that referred to it.
     fn lost(&self, number: u64, entries: Vec<TableEntry>, error: &Error) {
         self.index.settle(number, entries, None);
+        self.failed(error);
+    }
+
+    /// Notes that frames were not stored.
+    fn failed(&self, error: &Error) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.count += 1;
         failures.last = Some((error.kind(), error.to_string()));
@@ -199,7 +223,10 @@ impl Shared {
         let mut slot = self.slot(kind).lock().await;
         let mut open = match slot.take() {
             Some(open) => open,
-            None => self.open(kind).await?,
+            None => self
+                .open(kind)
+                .await
+                .inspect_err(|error| self.failed(error))?,
         };
         match self.append_to(&mut open, frames).await {
             Ok(added) => {
@@ -251,8 +278,10 @@ impl Shared {
     async fn finish_all(self: &Arc<Self>) -> Result<()> {
         let mut result = Ok(());
         for kind in [PackKind::Data, PackKind::Map] {
-            let open = self.slot(kind).lock().await.take();
-            if let Some(open) = open {
+            // The slot stays locked until the pack is among those that are
+            // being finished, so that nobody else finds neither.
+            let mut slot = self.slot(kind).lock().await;
+            if let Some(open) = slot.take() {
                 result = result.and(self.finish_later(open).await);
             }
         }
@@ -452,7 +481,7 @@ mod tests {
             });
             for number in 0..8 {
                 writer
-                    .append(PackKind::Data, vec![frame(round * 8 + number)])
+                    .append(PackKind::Data, vec![frame(round * 8 + number)], None)
                     .await
                     .unwrap();
             }

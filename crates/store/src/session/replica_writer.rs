@@ -4,9 +4,10 @@ use std::sync::PoisonError;
 
 use async_trait::async_trait;
 use backstop_core::{
-    CheckSlice, ChunkDigest, Deduplication, Error, Extent, RegionAddress, RegionIndex, RegionMap,
-    RegionUpdate, ReplicaWriter, Result, WriteOutcome,
+    CheckSlice, ChunkDigest, Deduplication, Error, ErrorKind, Extent, RegionAddress, RegionIndex,
+    RegionMap, RegionUpdate, ReplicaWriter, Result, WriteOutcome,
 };
+use bytes::Bytes;
 
 use super::{LEAVES_HELD, NODE_RUN, RUN, Session, chunks_of, fold};
 use crate::commit::chunk_frame;
@@ -70,6 +71,7 @@ impl ReplicaWriter for Session {
         let run = {
             let mut state = self.state.lock().await;
             self.check(&state)?;
+            let first = state.run.len();
             for chunk in &lacking {
                 if state
                     .queued
@@ -88,13 +90,19 @@ impl ReplicaWriter for Session {
             }
             if state.run_bytes >= RUN {
                 state.run_bytes = 0;
-                std::mem::take(&mut state.run)
+                Some((std::mem::take(&mut state.run), self.hold().await))
             } else {
-                Vec::new()
+                // A payload is a part of the sender's buffer of a whole
+                // region, which must not wait for a run that other regions
+                // will fill.
+                for frame in &mut state.run[first..] {
+                    frame.payload = Bytes::copy_from_slice(&frame.payload);
+                }
+                None
             }
         };
-        if !run.is_empty() {
-            self.append_run(run).await?;
+        if let Some((run, hold)) = run {
+            self.append_run(run, hold).await?;
         }
         if self.nodes.waiting() >= NODE_RUN {
             self.append_nodes().await?;
@@ -136,9 +144,19 @@ impl ReplicaWriter for Session {
     }
 
     async fn abort(&self) -> Result<()> {
+        let vault = &self.vault;
+        let _one = vault.commit.lock().await;
+        if self
+            .check_whole()
+            .await
+            .is_err_and(|error| error.kind() == ErrorKind::Conflict)
+        {
+            // Over already: what is there now is another's.
+            return Ok(());
+        }
         self.end().await;
-        self.vault.forget(self.begin.id);
-        self.vault.delete_unfinished(&self.begin.source).await
+        vault.forget(self.begin.id);
+        vault.delete_unfinished(&self.begin.source).await
     }
 }
 
