@@ -1,26 +1,26 @@
-//! What owners leave behind that did not close: packs that no index names, and
-//! SlateDB's own old objects.
+//! What owners leave behind that did not close: packs that were never finished,
+//! and SlateDB's own old objects.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use backstop_core::{Result, Timestamp};
 use slatedb::admin::Admin;
 use slatedb::config::{GarbageCollectorDirectoryOptions, GarbageCollectorOptions};
 
-use crate::catalog::{Batch, CLEAN_EPOCH, Catalog, PACKS, TAKEOVER};
+use crate::catalog::{Batch, CLEAN_EPOCH, Catalog, TAKEOVER};
 use crate::failure;
 use crate::pack::name::PackName;
-use crate::pack::sink::PackStore;
+use crate::pack::sink::{PackStore, UNFINISHED};
 use crate::place::Place;
-use crate::record::{self, PackRecord};
+use crate::record;
 
-/// Deletes packs of earlier epochs that are not in the catalog.
+/// Deletes what owners before us began and never finished.
 ///
-/// Only epochs before our own: an owner that was suspended and then wakes can
-/// delete nothing of a later one. Their owners are fenced, so none of those
-/// packs can come into the catalog any more. Costs nothing when the owner
-/// before us closed.
+/// Only of epochs before our own: an owner that was suspended and then wakes
+/// can delete nothing of a later one. Complete packs stay, even those that the
+/// catalog does not know: if a log of the catalog was lost, they are what its
+/// points are found again from. Collection decides about them. Costs nothing
+/// when the owner before us closed.
 pub(crate) async fn sweep(catalog: &Catalog, packs: &dyn PackStore) -> Result<()> {
     let epoch = catalog.epoch();
     let clean: u64 = match catalog.get(CLEAN_EPOCH).await? {
@@ -30,27 +30,14 @@ pub(crate) async fn sweep(catalog: &Catalog, packs: &dyn PackStore) -> Result<()
     if clean + 1 >= epoch {
         return Ok(());
     }
-    let mut known = HashSet::new();
-    let mut records = catalog.scan(&[PACKS]).await?;
-    while let Some((_, value)) = records.next().await? {
-        let record: PackRecord = record::decode("a pack's record", &value)?;
-        if record.name.epoch > clean {
-            known.insert(record.name);
-        }
-    }
     for (file, bytes) in packs.list().await? {
-        // A pack that was never finished has its name in front of its end.
-        let name = file
-            .split_once('.')
+        // The name of an unfinished pack is that of the pack, and more.
+        let unfinished = file
+            .strip_suffix(UNFINISHED)
+            .and_then(|pack| pack.split_once('.'))
             .and_then(|(name, _)| PackName::try_from(name.to_owned()).ok());
-        let orphan = name
-            .is_some_and(|name| name.epoch < epoch && name.epoch > clean && !known.contains(&name));
-        if orphan {
-            tracing::info!(
-                pack = file,
-                bytes,
-                "deleting a pack that no commit refers to"
-            );
+        if unfinished.is_some_and(|name| name.epoch < epoch) {
+            tracing::info!(file, bytes, "deleting a pack that was never finished");
             packs.delete(&format!("packs/{file}")).await?;
         }
     }

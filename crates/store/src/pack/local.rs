@@ -17,7 +17,7 @@ use backstop_core::{BufferPool, Error, ErrorKind, PooledBuffer, Result};
 use rustix::fs::OFlags;
 use tokio::task::JoinHandle;
 
-use super::sink::{PackSink, PackStore};
+use super::sink::{PackSink, PackStore, UNFINISHED};
 use crate::failure;
 
 /// The unit of direct writes, in bytes.
@@ -28,9 +28,6 @@ const BUFFER: usize = 1 << 20;
 
 /// How many files are kept open for reading.
 const OPEN_FILES: usize = 32;
-
-/// How the name of an unfinished pack ends.
-const UNFINISHED: &str = ".unfinished";
 
 /// Files kept open by their path, the one used last at the end.
 type OpenFiles = Vec<(String, Arc<File>)>;

@@ -13,6 +13,9 @@ use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 
 use crate::failure;
 
+/// How the name of a pack that is being written ends, where that can be seen.
+pub(crate) const UNFINISHED: &str = ".unfinished";
+
 /// Stores and reads packs by their path under the vault's prefix.
 #[async_trait]
 pub(crate) trait PackStore: Send + Sync + std::fmt::Debug {
