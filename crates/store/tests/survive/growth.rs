@@ -66,12 +66,11 @@ async fn a_hundred_short_runs_leave_no_pile_of_small_objects() {
     assert!(measured[2]["packs"] <= 2 * 100 + 2);
     // Eight runs' logs wait to be folded, and each compaction's checkpoint
     // holds some longer: for 15 minutes of real time, which this test does not
-    // let pass. Without folding there are more than three a run.
-    let (early, late) = (small(&measured[1]), small(&measured[2]));
-    assert!(
-        late <= early + 60 && late < 150,
-        "{early} small objects after 50 runs, {late} after 100"
-    );
+    // let pass, so that what stands at one instant depends on when compactions
+    // ran (48 to 72 after 50 runs). Without folding there are more than three a
+    // run: 337 after 100.
+    let late = small(&measured[2]);
+    assert!(late < 150, "{late} small objects after 100 runs");
     let vault = at().open_read_only().await.unwrap();
     history.check(&vault).await;
 }
