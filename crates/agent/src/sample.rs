@@ -147,15 +147,59 @@ fn unchanged_around(position: ByteOffset, hole: Extent, changed: &ExtentSet) -> 
         ByteOffset(start.saturating_add(HOLE_LENGTH)),
     );
     let mut part = hole.intersection(cell);
-    let window: Vec<Extent> = changed.within(part).collect();
-    for change in window {
+    for change in changed.within(part) {
         if change.end() <= position {
             part = Extent::between(change.end(), part.end());
         } else if change.offset() > position {
-            part = Extent::between(part.offset(), change.offset());
+            // Those that follow lie further away.
+            return Some(Extent::between(part.offset(), change.offset()));
         } else {
             return None;
         }
     }
     Some(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extent(offset: u64, length: u64) -> Extent {
+        Extent::new(ByteOffset(offset), ByteCount(length)).unwrap()
+    }
+
+    #[test]
+    fn no_changed_byte_is_in_what_is_compared_of_a_hole() {
+        let hole = extent(60_000, 100_000);
+        let pages = [
+            (61_000, 100),
+            (66_000, 50),
+            (70_000, 1),
+            (80_000, 7),
+            (81_000, 3),
+        ];
+        let changed: ExtentSet = pages
+            .map(|(offset, length)| extent(offset, length))
+            .into_iter()
+            .collect();
+        for position in 60_000..82_000 {
+            let around = unchanged_around(ByteOffset(position), hole, &changed);
+            let inside = pages
+                .iter()
+                .any(|&(offset, length)| (offset..offset + length).contains(&position));
+            assert_eq!(around.is_none(), inside, "{position}");
+            if let Some(around) = around {
+                assert!(
+                    around.offset().0 <= position && position < around.end().0,
+                    "{position} {around}"
+                );
+                assert_eq!(changed.within(around).next(), None, "{position} {around}");
+            }
+        }
+        let around = unchanged_around(ByteOffset(75_000), hole, &changed);
+        assert_eq!(
+            around,
+            Some(Extent::between(ByteOffset(70_001), ByteOffset(80_000)))
+        );
+    }
 }
