@@ -65,6 +65,25 @@ impl CpuPool {
         task.await
             .map_err(|error| Error::internal("CPU work panicked").with_source(error))
     }
+
+    /// Runs work of a few milliseconds that others wait for, such as sealing
+    /// what stands in line for one pack, without waiting for a turn: the bound
+    /// is passed for that long.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_brief<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        if self.permits.is_none() {
+            return Ok(work());
+        }
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| Error::internal("CPU work panicked").with_source(error))
+    }
 }
 
 impl Default for CpuPool {
@@ -84,5 +103,20 @@ mod tests {
         let error = pool.run(|| panic!("boom")).await.unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Internal);
         assert_eq!(pool.run(|| 7).await.unwrap(), 7, "the permit came back");
+        let error = pool.run_brief(|| panic!("boom")).await.unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Internal);
+    }
+
+    #[tokio::test]
+    async fn brief_work_waits_for_no_turn() {
+        let pool = CpuPool::new(1);
+        let (go, wait) = std::sync::mpsc::channel();
+        let long = pool.run(move || wait.recv());
+        let brief = async {
+            assert_eq!(pool.run_brief(|| 7).await.unwrap(), 7);
+            go.send(()).unwrap();
+        };
+        let (long, ()) = tokio::join!(long, brief);
+        long.unwrap().unwrap();
     }
 }

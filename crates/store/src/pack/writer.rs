@@ -245,21 +245,25 @@ impl Shared {
         }
     }
 
-    async fn append_to(&self, open: &mut OpenPack, frames: Vec<PlainFrame>) -> Result<u64> {
-        let (key, start, run) = (open.pack.key.clone(), open.offset, self.runs.take());
-        let (run, entries) = self
-            .cpu
-            .run(move || seal_run(run, &key, start, &frames))
-            .await??;
-        let added = run.len() as u64;
-        open.sink.write(&run).await?;
-        self.runs.give_back(run);
-        open.offset += added;
-        self.index.add_pending(open.number, &entries);
-        // Each frame also takes a line of the pack's table.
-        let table = entries.len() as u64 * 40;
-        open.entries.extend(entries);
-        Ok(added + table)
+    async fn append_to(&self, open: &mut OpenPack, mut frames: Vec<PlainFrame>) -> Result<u64> {
+        let mut added = 0;
+        while !frames.is_empty() {
+            let rest = frames.split_off(batch(&frames));
+            let (key, start, run) = (open.pack.key.clone(), open.offset, self.runs.take());
+            let (run, entries) = self
+                .cpu
+                .run_brief(move || seal_run(run, &key, start, &frames))
+                .await??;
+            open.sink.write(&run).await?;
+            open.offset += run.len() as u64;
+            // Each frame also takes a line of the pack's table.
+            added += run.len() as u64 + entries.len() as u64 * 40;
+            self.runs.give_back(run);
+            self.index.add_pending(open.number, &entries);
+            open.entries.extend(entries);
+            frames = rest;
+        }
+        Ok(added)
     }
 
     /// Finishes a pack in the background. An error is an earlier pack's; this
@@ -375,15 +379,28 @@ fn finished(done: Option<std::result::Result<Result<()>, tokio::task::JoinError>
     }
 }
 
-/// Memory for sealed runs, used again: runs are large, and an allocator would
-/// keep one for each thread that ever sealed one.
+/// Frames are sealed in batches of about this many bytes.
+const BATCH: usize = 1 << 20;
+
+/// How many of the frames, at least one, make a batch.
+fn batch(frames: &[PlainFrame]) -> usize {
+    let mut length = 0;
+    let full = frames.iter().position(|frame| {
+        length += frame.header.frame_length();
+        length > BATCH
+    });
+    full.unwrap_or(frames.len()).max(1)
+}
+
+/// Memory for sealed batches, used again: an allocator would keep one for each
+/// thread that ever sealed one.
 #[derive(Debug, Default)]
 struct Runs(SyncMutex<Vec<Vec<u8>>>);
 
 impl Runs {
     /// How many are kept, and how large they may be, in bytes.
-    const KEPT: usize = 3;
-    const LARGEST: usize = 8 << 20;
+    const KEPT: usize = 2;
+    const LARGEST: usize = 2 * BATCH;
 
     fn take(&self) -> Vec<u8> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
