@@ -1,7 +1,7 @@
 //! Reading an image of a recovery point: lazy, random-access, every chunk
 //! checked, around damage.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -149,41 +149,40 @@ pub(crate) async fn read_region(
             })),
         }
     }
+    let held = Arc::new(held);
     let spans = vault.reader.spans(&locations).await?;
     let reads = spans.iter().map(|span| {
         let length = usize::try_from(span.range.end - span.range.start).unwrap_or(0);
-        let (store, buffer) = (&vault.reader.store, vault.buffer(length));
-        store.read_into(&span.pack.path, span.range.start, buffer)
+        let (reader, buffer) = (&vault.reader, vault.buffer(length));
+        reader.read_into(&span.pack, span.range.start, buffer)
     });
     let read = join_all(reads).await;
-    // A store that does not answer has lost nothing: asking again may help.
-    let mut kept = Vec::with_capacity(read.len());
-    for read in read {
-        match read {
-            Err(error) if error.is_transient() => return Err(error),
-            read => kept.push(read),
-        }
-    }
-    let read = kept;
+    let read = unless_unavailable(read)?;
     let length = (end - start) as usize;
-    let mut output = vault.buffer(length);
-    let codecs = Arc::clone(&vault.codecs);
-    let decode = move || {
-        let mut data = Vec::new();
-        for (span, bytes) in spans.iter().zip(read) {
-            decode_span(
-                span,
-                bytes,
-                &held,
-                &codecs,
-                &mut output,
-                &mut data,
-                &mut missing,
-            );
-        }
-        (output, data, missing)
+    let mut decoded = Decoded {
+        output: vault.buffer(length),
+        data: Vec::new(),
+        failed: Vec::new(),
     };
-    let (output, mut data, mut missing) = vault.cpu.run(decode).await?;
+    let (codecs, chunks) = (Arc::clone(&vault.codecs), Arc::clone(&held));
+    let decode = move || {
+        for (span, bytes) in spans.iter().zip(read) {
+            decode_span(span, bytes, &chunks, &codecs, &mut decoded);
+        }
+        (decoded, spans)
+    };
+    let (mut decoded, spans) = vault.cpu.run(decode).await?;
+    if !decoded.failed.is_empty() {
+        decoded = read_again(vault, spans, &held, decoded).await?;
+    }
+    for (at, error) in std::mem::take(&mut decoded.failed) {
+        let error = |_| Error::new(error.kind(), error.context());
+        let parts = held[at].0.parts.iter();
+        missing.extend(parts.enumerate().map(|(n, part)| (*part, error(n))));
+    }
+    let Decoded {
+        output, mut data, ..
+    } = decoded;
     data.sort_unstable_by_key(|part: &Part| part.to);
     missing.sort_by_key(|(part, _)| part.to);
     let output = output.freeze();
@@ -209,31 +208,89 @@ pub(crate) async fn read_region(
     Ok(recovered)
 }
 
+/// What was made of the frames of a region so far.
+struct Decoded {
+    output: PooledBuffer,
+    /// Parts of the output that hold what they should.
+    data: Vec<Part>,
+    /// Chunks, by their places in the list of held ones, that could not be had.
+    failed: Vec<(usize, Error)>,
+}
+
+type Held = (Wanted, crate::pack::index::Location);
+
+/// A store that does not answer has lost nothing: asking again later may help.
+fn unless_unavailable<T>(read: Vec<Result<T>>) -> Result<Vec<Result<T>>> {
+    let mut kept = Vec::with_capacity(read.len());
+    for read in read {
+        match read {
+            Err(error) if error.is_transient() => return Err(error),
+            read => kept.push(read),
+        }
+    }
+    Ok(kept)
+}
+
+/// Asks the store once more for what could not be had: it may have been
+/// damaged only on its way here.
+async fn read_again(
+    vault: &Arc<Vault>,
+    spans: Vec<Span>,
+    held: &Arc<Vec<Held>>,
+    mut decoded: Decoded,
+) -> Result<Decoded> {
+    let failed: HashSet<usize> = std::mem::take(&mut decoded.failed)
+        .into_iter()
+        .map(|(at, _)| at)
+        .collect();
+    for mut span in spans {
+        span.frames.retain(|at| failed.contains(at));
+        // Sorted by where they stand.
+        let (Some(first), Some(last)) = (span.frames.first(), span.frames.last()) else {
+            continue;
+        };
+        span.range = held[*first].1.offset..held[*last].1.end();
+        let length = usize::try_from(span.range.end - span.range.start).unwrap_or(0);
+        let read = vault
+            .reader
+            .read_into(&span.pack, span.range.start, vault.buffer(length))
+            .await;
+        let read = match read {
+            Err(error) if error.is_transient() => return Err(error),
+            read => read,
+        };
+        let (held, codecs) = (Arc::clone(held), Arc::clone(&vault.codecs));
+        let decode = move || {
+            decode_span(&span, read, &held, &codecs, &mut decoded);
+            decoded
+        };
+        decoded = vault.cpu.run(decode).await?;
+    }
+    Ok(decoded)
+}
+
 /// Decodes the frames of one span into the output. CPU work.
 fn decode_span(
     span: &Span,
     bytes: Result<PooledBuffer>,
-    held: &[(Wanted, crate::pack::index::Location)],
+    held: &[Held],
     codecs: &Codecs,
-    output: &mut PooledBuffer,
-    data: &mut Vec<Part>,
-    missing: &mut Vec<(Part, Error)>,
+    decoded: &mut Decoded,
 ) {
     let mut bytes = match bytes {
         Ok(bytes) => bytes,
         Err(error) => {
-            for (chunk, _) in span.frames.iter().map(|at| &held[*at]) {
-                for part in &chunk.parts {
-                    missing.push((*part, Error::new(error.kind(), error.to_string())));
-                }
-            }
+            let same = |at: &usize| (*at, Error::new(error.kind(), error.context()));
+            decoded.failed.extend(span.frames.iter().map(same));
             return;
         }
     };
-    for (chunk, location) in span.frames.iter().map(|at| &held[*at]) {
+    for at in &span.frames {
+        let (chunk, location) = &held[*at];
         let from = usize::try_from(location.offset - span.range.start).unwrap_or(usize::MAX);
         let to = usize::try_from(location.end() - span.range.start).unwrap_or(usize::MAX);
-        let decoded = match bytes.get_mut(from..to) {
+        let output = &mut decoded.output;
+        let done = match bytes.get_mut(from..to) {
             Some(sealed) => frame::open(sealed, location.offset, &span.pack.key, &span.pack.name)
                 .and_then(|(header, payload)| {
                     let expected = header.content == Content::Chunk
@@ -252,13 +309,13 @@ fn decode_span(
                 span.pack.name
             ))),
         };
-        match decoded {
-            Ok(()) => data.extend_from_slice(&chunk.parts),
+        match done {
+            Ok(()) => decoded.data.extend_from_slice(&chunk.parts),
             Err(error) => {
                 let sentence = format!("chunk {}: {error}", chunk.digest);
-                for part in &chunk.parts {
-                    missing.push((*part, Error::new(error.kind(), sentence.clone())));
-                }
+                decoded
+                    .failed
+                    .push((*at, Error::new(error.kind(), sentence)));
             }
         }
     }

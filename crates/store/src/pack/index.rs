@@ -211,12 +211,33 @@ impl Index {
         Ok((pack, record))
     }
 
-    /// Where each of these frames stands; none for those that the vault does
-    /// not hold.
+    /// Where each of these frames stands, be it in a pack that is not durable
+    /// yet; none for those that the vault does not hold.
     pub(crate) async fn locate(
         &self,
         content: Content,
         digests: &[ChunkDigest],
+    ) -> Result<Vec<Option<Location>>> {
+        self.locate_in(content, digests, true).await
+    }
+
+    /// Where each of these frames stands in a durable pack.
+    ///
+    /// A frame may stand in two packs, when two synchronizations sent it at
+    /// the same time: the one that is under way says nothing of the other.
+    pub(crate) async fn locate_durable(
+        &self,
+        content: Content,
+        digests: &[ChunkDigest],
+    ) -> Result<Vec<Option<Location>>> {
+        self.locate_in(content, digests, false).await
+    }
+
+    async fn locate_in(
+        &self,
+        content: Content,
+        digests: &[ChunkDigest],
+        pending: bool,
     ) -> Result<Vec<Option<Location>>> {
         let mut found = vec![None; digests.len()];
         let mut missing: Vec<usize> = (0..digests.len()).collect();
@@ -225,10 +246,9 @@ impl Index {
                 let state = self.lock();
                 missing.retain(|at| {
                     let digest = &digests[*at];
-                    let location = state
-                        .pending
-                        .get(&(content, *digest))
-                        .copied()
+                    let location = pending
+                        .then(|| state.pending.get(&(content, *digest)).copied())
+                        .flatten()
                         .or_else(|| state.tables.find(content, digest));
                     found[*at] = location;
                     location.is_none()

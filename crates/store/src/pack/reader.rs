@@ -3,7 +3,7 @@
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
-use backstop_core::{ChunkDigest, Codecs, Error, ErrorKind, Result};
+use backstop_core::{ChunkDigest, Codecs, Error, ErrorKind, PooledBuffer, Result};
 use bytes::Bytes;
 use moka::sync::Cache;
 
@@ -63,19 +63,38 @@ impl PackReader {
         }
     }
 
-    /// Where frames stand, all of them readable: packs under way that hold one
-    /// are finished first.
+    /// Where frames stand, all of them readable: packs under way are finished
+    /// first if one stands nowhere else.
     pub(crate) async fn locate(
         &self,
         content: Content,
         digests: &[ChunkDigest],
     ) -> Result<Vec<Option<Location>>> {
-        if let Some(writer) = &self.writer
-            && self.index.any_pending(content, digests)
-        {
-            writer.finish_all().await?;
+        let mut found = self.index.locate_durable(content, digests).await?;
+        let Some(writer) = &self.writer else {
+            return Ok(found);
+        };
+        let missing: Vec<usize> = (0..found.len()).filter(|at| found[*at].is_none()).collect();
+        if missing.is_empty() {
+            return Ok(found);
         }
-        self.index.locate(content, digests).await
+        let sought: Vec<_> = missing.iter().map(|at| digests[*at]).collect();
+        // A pack that can't be finished is told to who wrote it; here it
+        // matters only if one of these frames was in it.
+        let finished = if self.index.any_pending(content, &sought) {
+            writer.finish_all().await
+        } else {
+            Ok(())
+        };
+        // Asked again in any case: one may have become durable in between.
+        let late = self.index.locate_durable(content, &sought).await?;
+        if late.iter().any(Option::is_none) {
+            finished?;
+        }
+        for (at, location) in missing.into_iter().zip(late) {
+            found[at] = location;
+        }
+        Ok(found)
     }
 
     /// Groups frames into requests.
@@ -123,9 +142,11 @@ impl PackReader {
         };
         let location = location
             .ok_or_else(|| Error::corrupt(format!("{content:?} {digest} is not in the vault")))?;
-        let pack = self.index.pack(location.pack).await?;
-        let sealed = self.read_windowed(location, &pack).await?;
-        let first = open_content(content, digest, location, &pack, sealed, codecs);
+        let pack = &*self.index.pack(location.pack).await?;
+        let first = self
+            .read_windowed(location, pack)
+            .await
+            .and_then(|sealed| open_content(content, digest, location, pack, sealed, codecs));
         match first {
             // It may have been damaged only on its way here, and the window
             // would keep the damage: the store is asked once more.
@@ -134,11 +155,29 @@ impl PackReader {
                     self.windows.invalidate(&(location.pack, number));
                 }
                 let range = location.offset..location.end();
-                let sealed = self.store.read(&pack.path, range).await?;
-                open_content(content, digest, location, &pack, sealed, codecs)
+                let sealed = self.read(pack, range).await?;
+                open_content(content, digest, location, pack, sealed, codecs)
             }
             first => first,
         }
+    }
+
+    /// Reads a range of a pack that the catalog names.
+    async fn read(&self, pack: &Pack, range: Range<u64>) -> Result<Vec<u8>> {
+        let read = self.store.read(&pack.path, range).await;
+        read.map_err(must_be_there)
+    }
+
+    /// Fills a buffer from `offset` on; it comes back shorter only at the
+    /// pack's end.
+    pub(crate) async fn read_into(
+        &self,
+        pack: &Pack,
+        offset: u64,
+        buffer: PooledBuffer,
+    ) -> Result<PooledBuffer> {
+        let read = self.store.read_into(&pack.path, offset, buffer).await;
+        read.map_err(must_be_there)
     }
 
     async fn read_windowed(&self, location: Location, pack: &Pack) -> Result<Vec<u8>> {
@@ -146,17 +185,14 @@ impl PackReader {
         let mut out = Vec::with_capacity(length);
         let windows = windows_of(location);
         if windows.end() - windows.start() > 1 {
-            return self
-                .store
-                .read(&pack.path, location.offset..location.end())
-                .await;
+            return self.read(pack, location.offset..location.end()).await;
         }
         for number in windows {
             let start = number * WINDOW;
             let window = if let Some(window) = self.windows.get(&(location.pack, number)) {
                 window
             } else {
-                let read = self.store.read(&pack.path, start..start + WINDOW).await?;
+                let read = self.read(pack, start..start + WINDOW).await?;
                 let window = Bytes::from(read);
                 self.windows.insert((location.pack, number), window.clone());
                 window
@@ -170,6 +206,16 @@ impl PackReader {
             );
         }
         Ok(out)
+    }
+}
+
+/// What the catalog names and the store has not is damage, which costs what
+/// was in it and nothing else.
+fn must_be_there(error: Error) -> Error {
+    if error.kind() == ErrorKind::NotFound {
+        Error::corrupt(error.context().to_owned()).with_source(error)
+    } else {
+        error
     }
 }
 

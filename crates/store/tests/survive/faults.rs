@@ -2,7 +2,7 @@
 //! fail it, answer it wrongly, or never answer.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -56,6 +56,43 @@ pub(crate) trait Policy: fmt::Debug + Send + Sync + 'static {
 
     /// Its turn has come.
     fn decide(&self, number: u64, request: Request, path: &str) -> Action;
+}
+
+/// What becomes of a request by its kind and path.
+type Rule = Box<dyn FnMut(Request, &str) -> Action + Send>;
+
+/// A rule that a test gives, and changes as it goes on.
+#[derive(Default)]
+pub(crate) struct Script(Mutex<Option<Rule>>);
+
+impl Script {
+    /// From now on this rule holds.
+    pub(crate) fn rule(&self, rule: impl FnMut(Request, &str) -> Action + Send + 'static) {
+        *self.0.lock().unwrap() = Some(Box::new(rule));
+    }
+
+    /// From now on everything passes.
+    pub(crate) fn pass(&self) {
+        *self.0.lock().unwrap() = None;
+    }
+}
+
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Script")
+    }
+}
+
+impl Policy for Script {
+    fn arrive(&self, _: Request, _: &str) -> (u64, u32) {
+        (0, 0)
+    }
+
+    fn decide(&self, _: u64, request: Request, path: &str) -> Action {
+        let mut rule = self.0.lock().unwrap();
+        rule.as_mut()
+            .map_or(Action::Pass, |rule| rule(request, path))
+    }
 }
 
 /// The store.

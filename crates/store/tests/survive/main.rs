@@ -26,6 +26,7 @@ mod peers;
 mod power;
 mod power_files;
 mod readers;
+mod reading;
 mod replay;
 mod resume;
 mod second_self;
