@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use backstop_core::{ByteOffset, Extent, RegionIndex, Result};
-use futures::future::{try_join, try_join_all};
+use futures::future::try_join;
 use futures::{TryStreamExt, stream};
 
 use crate::compare::{blocks, first_look};
@@ -52,18 +52,19 @@ impl Run<'_> {
         if look.differing.is_empty() && look.changed.is_empty() {
             return Ok(());
         }
-        let digests = look.differing.iter().map(|slice| {
-            let start = ByteOffset(slice.offset().0 - extent.offset().0);
-            let range = Extent::between(start, ByteOffset(start.0 + slice.length().0));
-            self.sync.block_digests(&at, range)
-        });
-        let digests = try_join_all(digests).await?;
-        let (at, chunker) = (at.clone(), self.agent.chunker);
+        let digests = if look.differing.is_empty() {
+            Vec::new()
+        } else {
+            let place = |at: ByteOffset| ByteOffset(at.0 - extent.offset().0);
+            let relative =
+                |slice: &Extent| Extent::between(place(slice.offset()), place(slice.end()));
+            let ranges: Vec<Extent> = look.differing.iter().map(relative).collect();
+            self.sync.block_digests(&at, &ranges).await?
+        };
+        let chunker = self.agent.chunker;
         let cut_changed = move || {
             let mut changed = look.changed;
-            for (slice, digests) in look.differing.iter().zip(&digests) {
-                blocks(*slice, digests, &content, &mut changed)?;
-            }
+            blocks(&look.differing, &digests, &content, &mut changed)?;
             let changed: Vec<Extent> = changed.iter().collect();
             cut(at, &changed, &content, Short::Patched, &chunker)
         };

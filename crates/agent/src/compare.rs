@@ -2,7 +2,7 @@
 
 use backstop_core::{
     ByteOffset, CHECK_BLOCK_LENGTH, CheckSlice, ChunkDigest, Error, Extent, ExtentSet, Result,
-    is_zero,
+    check_blocks, is_zero,
 };
 
 use crate::content::Content;
@@ -70,22 +70,22 @@ pub(crate) fn first_look(
     Ok(look)
 }
 
-/// Compares a slice block by block.
+/// Compares slices block by block.
 pub(crate) fn blocks(
-    slice: Extent,
+    slices: &[Extent],
     digests: &[Option<ChunkDigest>],
     content: &Content,
     changed: &mut ExtentSet,
 ) -> Result<()> {
-    let blocks = block_ranges(slice, slice.offset());
-    if digests.len() != blocks.len() {
+    let blocks = || slices.iter().flat_map(|slice| check_blocks(*slice));
+    let count = blocks().count();
+    if digests.len() != count {
         return Err(Error::internal(format!(
-            "the service was asked for {} blocks of {slice} and answered for {}",
-            blocks.len(),
+            "the service was asked for {count} blocks and answered for {}",
             digests.len()
         )));
     }
-    for (block, digest) in blocks.into_iter().zip(digests) {
+    for (block, digest) in blocks().zip(digests) {
         let equal = !content.is_unreadable(block)
             && *digest == Some(ChunkDigest::of(&content.bytes(block)?));
         if !equal {
@@ -100,7 +100,7 @@ fn nonzero(hole: Extent, content: &Content, changed: &mut ExtentSet) -> Result<(
     // Only where something was read.
     let runs = content.extents().map(|run| run.intersection(hole));
     for run in runs.filter(|run| !run.is_empty()) {
-        for block in block_ranges(run, ByteOffset(0)) {
+        for block in aligned_blocks(run) {
             if content.is_unreadable(block) || !is_zero(&content.bytes(block)?) {
                 changed.insert(block);
             }
@@ -109,18 +109,12 @@ fn nonzero(hole: Extent, content: &Content, changed: &mut ExtentSet) -> Result<(
     Ok(())
 }
 
-/// Cuts a range at multiples of the block, counted from `origin`.
-fn block_ranges(range: Extent, origin: ByteOffset) -> Vec<Extent> {
+/// Cuts a range at multiples of the block in the image.
+fn aligned_blocks(range: Extent) -> impl Iterator<Item = Extent> {
     let block = u64::from(CHECK_BLOCK_LENGTH);
-    let mut blocks = Vec::new();
-    let mut at = range.offset();
-    while at < range.end() {
-        let left = block - (at.0 - origin.0) % block;
-        let end = ByteOffset(at.0.saturating_add(left).min(range.end().0));
-        blocks.push(Extent::between(at, end));
-        at = end;
-    }
-    blocks
+    let first = range.offset().0 - range.offset().0 % block;
+    let blocks = check_blocks(Extent::between(ByteOffset(first), range.end()));
+    blocks.map(move |block| block.intersection(range))
 }
 
 #[cfg(test)]
@@ -172,12 +166,12 @@ mod tests {
             .map(|block| Some(ChunkDigest::of(block)))
             .collect();
         let mut changed = ExtentSet::new();
-        blocks(differing, &digests, &content, &mut changed).unwrap();
+        blocks(&[differing], &digests, &content, &mut changed).unwrap();
         assert_eq!(
             changed.iter().collect::<Vec<_>>(),
             [extent((1 << 22) + 5000, 4096)]
         );
-        assert!(blocks(differing, &digests[1..], &content, &mut changed).is_err());
+        assert!(blocks(&[differing], &digests[1..], &content, &mut changed).is_err());
     }
 
     #[test]

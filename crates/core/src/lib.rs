@@ -33,6 +33,7 @@
 
 mod block;
 mod buffer;
+mod check;
 mod chunk;
 mod clock;
 mod cpu;
@@ -56,6 +57,7 @@ pub mod memory;
 
 pub use block::{BlockSource, BlockTarget, Geometry};
 pub use buffer::{BufferPool, PooledBuffer};
+pub use check::{CHECK_BLOCK_LENGTH, check_blocks, check_ranges};
 pub use chunk::{
     Chunker, Codecs, Compressor, Decompressor, Encoding, HashedChunk, VerifiedChunk, is_zero,
 };
@@ -77,8 +79,8 @@ pub use region::{
 pub use replica::{InconsistencyReason, ReplicaEvent, ReplicaState};
 pub use retention::{Decision, KeepReason, RetentionPolicy, Verdict};
 pub use service::{
-    BeginRequest, CHECK_BLOCK_LENGTH, CheckSlice, Commit, Plan, ProtectionService, RegionAddress,
-    RegionUpdate, ReplicaStatus, StreamSpec, Synchronization, Unfinished, WriteOutcome,
+    BeginRequest, CheckSlice, Commit, Plan, ProtectionService, RegionAddress, RegionUpdate,
+    ReplicaStatus, StreamSpec, Synchronization, Unfinished, WriteOutcome,
 };
 pub use store::{
     Deduplication, Maintenance, NewPoint, RecoveredRange, Recovery, RecoveryStore, ReplicaRecord,

@@ -13,9 +13,6 @@ use crate::{
     VerifiedChunk,
 };
 
-/// The block in which differences inside a slice are found, in bytes: 4 KiB.
-pub const CHECK_BLOCK_LENGTH: u32 = 4096;
-
 /// One image that a synchronization reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamSpec {
@@ -200,13 +197,21 @@ pub trait Synchronization: Send + Sync {
     /// writes of this synchronization are seen.
     async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>>;
 
-    /// The digests of each block of [`CHECK_BLOCK_LENGTH`] bytes of `range`
-    /// (relative to the region, the last block shorter) in the replica; none
+    /// The digests of each block of [`CHECK_BLOCK_LENGTH`](crate::CHECK_BLOCK_LENGTH) bytes of `ranges`
+    /// (relative to the region, in order, not overlapping) in the replica; none
     /// where the replica can't tell.
+    ///
+    /// Each range's blocks are counted from its start, its last one may be
+    /// shorter, and those of the next range follow. One call for a region, so
+    /// that the server reads what lies together at once.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a region that does
+    /// not exist, and for ranges that are unsorted, overlap, or pass its end.
     async fn block_digests(
         &self,
         at: &RegionAddress,
-        range: Extent,
+        ranges: &[Extent],
     ) -> Result<Vec<Option<ChunkDigest>>>;
 
     /// Tells that all regions of all images before this one are dealt with,

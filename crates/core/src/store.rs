@@ -188,7 +188,7 @@ pub trait ReplicaWriter: Send + Sync {
     async fn block_digests(
         &self,
         at: &RegionAddress,
-        range: Extent,
+        ranges: &[Extent],
     ) -> Result<Vec<Option<ChunkDigest>>>;
 
     /// See [`crate::Synchronization::progress`].

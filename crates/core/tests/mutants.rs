@@ -202,9 +202,9 @@ impl ReplicaWriter for MutantWriter {
     async fn block_digests(
         &self,
         at: &RegionAddress,
-        range: Extent,
+        ranges: &[Extent],
     ) -> Result<Vec<Option<ChunkDigest>>> {
-        self.inner.block_digests(at, range).await
+        self.inner.block_digests(at, ranges).await
     }
     async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()> {
         self.inner.progress(stream, next).await

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use backstop_core::{
-    CheckSlice, ChunkDigest, Error, Extent, Plan, RegionAddress, RegionIndex, RegionUpdate,
-    ReplicaWriter, Result, SourceName, StreamSpec, Synchronization, SynchronizationId,
-    WriteOutcome, region_count,
+    ByteCount, CheckSlice, ChunkDigest, Error, Extent, Plan, RegionAddress, RegionIndex,
+    RegionUpdate, ReplicaWriter, Result, SourceName, StreamSpec, Synchronization,
+    SynchronizationId, WriteOutcome, check_ranges, region_count,
 };
 
 use crate::checks;
@@ -56,16 +56,11 @@ impl Synchronization for Session {
     async fn block_digests(
         &self,
         at: &RegionAddress,
-        range: Extent,
+        ranges: &[Extent],
     ) -> Result<Vec<Option<ChunkDigest>>> {
         let length = checks::region_length(&self.streams, at)?;
-        if range.end().0 > length {
-            return Err(Error::invalid_input(format!(
-                "range {range} passes the end of region {} ({length} bytes)",
-                at.region.0
-            )));
-        }
-        self.writer.block_digests(at, range).await
+        check_ranges(at.region, ByteCount(length), ranges)?;
+        self.writer.block_digests(at, ranges).await
     }
 
     async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()> {

@@ -1,14 +1,15 @@
 //! What a consistency check is told of a region: the digests of its slices and
 //! of the blocks inside them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use backstop_core::{
-    CHECK_BLOCK_LENGTH, CheckSlice, ChunkDigest, Error, Extent, REGION_LENGTH, RecoveredRange,
-    RegionMap, Result, SliceContent,
+    ByteCount, CheckSlice, ChunkDigest, Extent, REGION_LENGTH, RecoveredRange, RegionIndex,
+    RegionMap, Result, SliceContent, check_blocks, check_ranges,
 };
 
-use crate::image;
+use crate::fetch;
 use crate::pack::frame::Content;
 use crate::vault::Vault;
 
@@ -55,7 +56,7 @@ pub(crate) async fn slices(vault: &Arc<Vault>, map: &RegionMap) -> Result<Vec<Ch
         let partial: Vec<_> = parts.iter().map(|at| map.slices()[*at]).collect();
         let partial = RegionMap::from_slices(partial)?;
         let (start, end) = (map.slices()[*first].start, map.slices()[*last].end());
-        let found = image::read_region(vault, &partial, start, end).await?;
+        let found = fetch::read_region(vault, &partial, start, end).await?;
         let ranges: Vec<_> = parts
             .iter()
             .map(|at| (told[*at].start - start, told[*at].length))
@@ -82,44 +83,42 @@ fn run_digests(found: &RecoveredRange, ranges: &[(u32, u32)]) -> Vec<Option<Chun
     ranges.iter().map(digest).collect()
 }
 
-/// The digests of the blocks of a range of a region; none where the bytes
-/// can't be had.
+/// The digests of the blocks of ranges of a region; none where the bytes can't
+/// be had.
 pub(crate) async fn block_digests(
     vault: &Arc<Vault>,
-    map: RegionMap,
-    range: Extent,
+    map: &RegionMap,
+    ranges: &[Extent],
 ) -> Result<Vec<Option<ChunkDigest>>> {
-    let bounds = u32::try_from(range.offset().0)
-        .ok()
-        .zip(u32::try_from(range.end().0).ok());
-    let Some((start, end)) = bounds.filter(|(_, end)| *end <= REGION_LENGTH) else {
-        return Err(Error::invalid_input(format!("{range} passes its region")));
+    check_ranges(
+        RegionIndex::default(),
+        ByteCount(REGION_LENGTH.into()),
+        ranges,
+    )?;
+    // Blocks of the ranges, side by side.
+    let mut blocks = Vec::new();
+    let mut end = 0;
+    for range in ranges {
+        let start = range.offset().0;
+        blocks.extend(check_blocks(*range).map(|block| {
+            let from = end + place(block.offset().0 - start);
+            from..from + place(block.length().0)
+        }));
+        end += place(range.length().0);
+    }
+    let digests = move |plain: &[u8], missing: &[Range<usize>]| {
+        let digest = |block: &Range<usize>| {
+            let whole = missing
+                .iter()
+                .all(|bad| bad.end <= block.start || block.end <= bad.start);
+            whole.then(|| ChunkDigest::of(&plain[block.clone()]))
+        };
+        blocks.iter().map(digest).collect()
     };
-    let found = image::read_region(vault, &map, start, end).await?;
-    vault
-        .cpu
-        .run(move || {
-            let length = (end - start) as usize;
-            let mut plain = vec![0; length];
-            let place = |extent: &Extent| {
-                let from = usize::try_from(extent.offset().0).unwrap_or(length);
-                from..usize::try_from(extent.end().0).unwrap_or(length)
-            };
-            for (extent, data) in &found.data {
-                plain[place(extent)].copy_from_slice(data);
-            }
-            let mut starts = (0..length).step_by(CHECK_BLOCK_LENGTH as usize);
-            plain
-                .chunks(CHECK_BLOCK_LENGTH as usize)
-                .map(|block| {
-                    let from = starts.next().unwrap_or(length);
-                    let bad = found.missing.iter().map(|(extent, _)| place(extent));
-                    let whole = bad
-                        .into_iter()
-                        .all(|bad| bad.end <= from || from + block.len() <= bad.start);
-                    whole.then(|| ChunkDigest::of(block))
-                })
-                .collect()
-        })
-        .await
+    fetch::with_plain(vault, map, ranges, digests).await
+}
+
+/// Inside a region.
+fn place(at: u64) -> usize {
+    usize::try_from(at).unwrap_or(usize::MAX)
 }

@@ -25,6 +25,7 @@ mod codec;
 mod commit;
 mod dedup_store;
 mod failure;
+mod fetch;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -193,9 +193,9 @@ impl Synchronization for TestSynchronization {
     async fn block_digests(
         &self,
         at: &RegionAddress,
-        range: Extent,
+        ranges: &[Extent],
     ) -> Result<Vec<Option<ChunkDigest>>> {
-        self.writer.block_digests(at, range).await
+        self.writer.block_digests(at, ranges).await
     }
 
     async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()> {

@@ -45,7 +45,7 @@ async fn replica_holds(synchronization: &Arc<dyn Synchronization>, model: &Model
         };
         let length = at.region.extent(model.length()).length();
         let range = Extent::whole(length);
-        let told = synchronization.block_digests(&at, range).await;
+        let told = synchronization.block_digests(&at, &[range]).await;
         let told = claim::succeeds(told, "block digests are told");
         let start = model::index(at.region.start().0);
         let bytes = &model.bytes[start..start + model::index(length.0)];

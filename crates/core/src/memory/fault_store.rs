@@ -142,9 +142,9 @@ impl ReplicaWriter for FaultWriter {
     async fn block_digests(
         &self,
         at: &RegionAddress,
-        range: Extent,
+        ranges: &[Extent],
     ) -> Result<Vec<Option<ChunkDigest>>> {
-        let call = self.inner.block_digests(at, range);
+        let call = self.inner.block_digests(at, ranges);
         self.faults.around(Operation::WriterCompare, call).await
     }
 

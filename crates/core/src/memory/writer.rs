@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use super::image::Image;
 use super::vault::{Chunks, Vault, Work};
 use crate::{
-    ByteCount, ByteOffset, CHECK_BLOCK_LENGTH, CheckSlice, ChunkDigest, Deduplication, Error,
-    ErrorKind, Extent, Piece, PieceContent, RegionAddress, RegionIndex, RegionUpdate,
-    ReplicaWriter, Result, SliceContent, SourceName, SynchronizationId, VerifiedChunk,
-    WriteOutcome, region_count,
+    ByteCount, ByteOffset, CheckSlice, ChunkDigest, Deduplication, Error, ErrorKind, Extent, Piece,
+    PieceContent, RegionAddress, RegionIndex, RegionUpdate, ReplicaWriter, Result, SliceContent,
+    SourceName, SynchronizationId, VerifiedChunk, WriteOutcome, check_blocks, check_ranges,
+    region_count,
 };
 
 /// Writes to one synchronization for as long as it is not committed or given
@@ -87,25 +87,19 @@ impl ReplicaWriter for MemoryWriter {
     async fn block_digests(
         &self,
         at: &RegionAddress,
-        range: Extent,
+        ranges: &[Extent],
     ) -> Result<Vec<Option<ChunkDigest>>> {
         let vault = self.vault();
         let work = vault.work(&self.source, self.id)?;
         let region = region_extent(work, at)?;
-        if range.end().0 > region.length().0 {
-            return Err(Error::invalid_input(format!(
-                "range {range} passes the end of region {}",
-                at.region.0
-            )));
-        }
+        check_ranges(at.region, region.length(), ranges)?;
         let image = &work.images[at.stream];
-        let start = region.offset().0 + range.offset().0;
-        let end = start + range.length().0;
-        let blocks = (start..end).step_by(CHECK_BLOCK_LENGTH as usize);
+        let start = region.offset().0;
+        let place = |at: ByteOffset| ByteOffset(start + at.0);
+        let blocks = ranges.iter().flat_map(|range| check_blocks(*range));
         Ok(blocks
             .map(|block| {
-                let block_end = end.min(block + u64::from(CHECK_BLOCK_LENGTH));
-                let block = Extent::between(ByteOffset(block), ByteOffset(block_end));
+                let block = Extent::between(place(block.offset()), place(block.end()));
                 plain(image, &vault.chunks, block).map(|bytes| ChunkDigest::of(&bytes))
             })
             .collect())

@@ -121,11 +121,11 @@ impl ReplicaWriter for Session {
     async fn block_digests(
         &self,
         at: &RegionAddress,
-        range: Extent,
+        ranges: &[Extent],
     ) -> Result<Vec<Option<ChunkDigest>>> {
         let map = self.region(at).await?;
         self.flush_for(&map).await?;
-        crate::check::block_digests(&self.vault, map, range).await
+        crate::check::block_digests(&self.vault, &map, ranges).await
     }
 
     async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()> {

@@ -39,9 +39,9 @@ impl ReplicaWriter for AsWriter {
     async fn block_digests(
         &self,
         at: &RegionAddress,
-        range: Extent,
+        ranges: &[Extent],
     ) -> Result<Vec<Option<ChunkDigest>>> {
-        self.0.block_digests(at, range).await
+        self.0.block_digests(at, ranges).await
     }
     async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()> {
         self.0.progress(stream, next).await

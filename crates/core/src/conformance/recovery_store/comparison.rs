@@ -7,7 +7,7 @@ use super::rig::{Rig, Run, Source, address};
 use crate::conformance::claim;
 use crate::conformance::model::{self, Edit, Model};
 use crate::{
-    ByteOffset, CHECK_BLOCK_LENGTH, ChunkDigest, Extent, PointId, REGION_LENGTH, RegionIndex,
+    ByteOffset, ChunkDigest, ErrorKind, Extent, PointId, REGION_LENGTH, RegionIndex, check_blocks,
     region_count,
 };
 
@@ -97,33 +97,45 @@ pub(super) async fn block_digests_tell_the_replica(rig: &mut Rig) {
     let edit = Edit::data(REGION + 1_000_000, vec![3; 10_000]);
     run.write(0, &edit).await;
     source.model(0).apply(&edit);
-    let ranges = [
-        (0, 0, 150_000),
-        (0, 19_000, 5001),
-        (0, 88_000, 4096),
-        (0, 500_000, 20_000),
-        (0, REGION - 4097, 4097),
-        (1, 999_999, 12_000),
-        (2, 0, 5555),
-        (2, 5554, 1),
-        (1, 7, 0),
+    let questions: [(u64, &[(u64, u64)]); 8] = [
+        (0, &[(0, 150_000)]),
+        (0, &[(19_000, 5001), (88_000, 4096), (500_000, 20_000)]),
+        (0, &[(0, 1), (1, 4096), (4097, 0), (REGION - 4097, 4097)]),
+        (1, &[(999_999, 12_000), (1_011_999, 3)]),
+        (2, &[(0, 5555)]),
+        (2, &[(5554, 1)]),
+        (1, &[(7, 0)]),
+        (1, &[]),
     ];
-    for (region, at, length) in ranges {
-        let range = model::extent(at, length);
-        let told = run.writer.block_digests(&address(0, region), range).await;
+    for (region, ranges) in questions {
+        let place = |(at, length): &(u64, u64)| model::extent(*at, *length);
+        let ranges: Vec<Extent> = ranges.iter().map(place).collect();
+        let at = address(0, region);
+        let told = run.writer.block_digests(&at, &ranges).await;
         let told = claim::succeeds(told, "block digests are told");
-        let start = region * REGION + at;
-        let blocks: Vec<Extent> = (start..start + length)
-            .step_by(CHECK_BLOCK_LENGTH as usize)
-            .map(|block| {
-                let end = (block + u64::from(CHECK_BLOCK_LENGTH)).min(start + length);
-                Extent::between(ByteOffset(block), ByteOffset(end))
-            })
+        let start = region * REGION;
+        let blocks: Vec<Extent> = ranges
+            .into_iter()
+            .flat_map(check_blocks)
+            .map(|block| model::extent(start + block.offset().0, block.length().0))
             .collect();
         claim::equal(&told.len(), &blocks.len(), "one digest for each block");
         for (block, digest) in blocks.into_iter().zip(told) {
             digest_tells(source.model(0), block, digest, "a block's digest");
         }
+    }
+    for bad in [
+        [(5000, 10), (0, 10)],
+        [(0, 10), (9, 10)],
+        [(0, 1), (REGION - 1, 2)],
+    ] {
+        let ranges = bad.map(|(at, length)| model::extent(at, length));
+        let told = run.writer.block_digests(&address(0, 0), &ranges).await;
+        claim::fails(
+            told,
+            ErrorKind::InvalidInput,
+            "ranges out of place are refused",
+        );
     }
 }
 
