@@ -28,8 +28,13 @@ pub(crate) struct Disk {
     folders: HashMap<String, (Entries, Entries)>,
     /// Which folder a number names, where it is one.
     folder_paths: HashMap<usize, String>,
-    /// What syncs under way will make durable, by who syncs.
-    syncing: HashMap<u32, Syncing>,
+    /// What syncs under way will make durable, by who syncs, and which of all
+    /// syncs it is.
+    syncing: HashMap<u32, (u64, Syncing)>,
+    syncs: u64,
+    /// The newest sync that ended, of a path: an older one that ends later
+    /// takes nothing back.
+    newest: HashMap<String, u64>,
 }
 
 #[derive(Clone)]
@@ -109,23 +114,35 @@ impl Disk {
                 }
             }
             Call::SyncBegins { path, by } => {
-                if let Some((now, _)) = self.folders.get(path) {
-                    let syncing = Syncing::Folder(path.clone(), now.clone());
-                    self.syncing.insert(*by, syncing);
-                } else if let Some(number) = self.find(path) {
-                    let syncing = Syncing::File(number, self.files[number].now.clone());
-                    self.syncing.insert(*by, syncing);
+                let syncing = if let Some((now, _)) = self.folders.get(path) {
+                    Some(Syncing::Folder(path.clone(), now.clone()))
+                } else {
+                    let number = self.find(path);
+                    number.map(|number| Syncing::File(number, self.files[number].now.clone()))
+                };
+                if let Some(syncing) = syncing {
+                    self.syncs += 1;
+                    self.syncing.insert(*by, (self.syncs, syncing));
                 }
             }
-            Call::SyncEnds { by, .. } => match self.syncing.remove(by) {
-                Some(Syncing::File(number, durable)) => self.files[number].durable = durable,
-                Some(Syncing::Folder(path, entries)) => {
-                    if let Some((_, durable)) = self.folders.get_mut(&path) {
-                        *durable = entries;
+            Call::SyncEnds { path, by } => {
+                let Some((sync, syncing)) = self.syncing.remove(by) else {
+                    return;
+                };
+                let newest = self.newest.entry(path.clone()).or_default();
+                if sync < *newest {
+                    return;
+                }
+                *newest = sync;
+                match syncing {
+                    Syncing::File(number, durable) => self.files[number].durable = durable,
+                    Syncing::Folder(path, entries) => {
+                        if let Some((_, durable)) = self.folders.get_mut(&path) {
+                            *durable = entries;
+                        }
                     }
                 }
-                None => {}
-            },
+            }
             Call::Rename { from, to } => {
                 if let Some(number) = self.find(from) {
                     self.leave(from);
@@ -181,4 +198,35 @@ impl Disk {
             }
         }
     }
+}
+
+#[test]
+fn a_sync_that_ends_late_takes_nothing_back() {
+    let mut disk = Disk::new("/d");
+    let path = || "/d".to_owned();
+    let create = |name: &str| Call::Create {
+        path: format!("/d/{name}"),
+        truncate: true,
+    };
+    disk.apply(&create("a"));
+    disk.apply(&Call::SyncBegins {
+        path: path(),
+        by: 1,
+    });
+    disk.apply(&create("b"));
+    disk.apply(&Call::SyncBegins {
+        path: path(),
+        by: 2,
+    });
+    disk.apply(&Call::SyncEnds {
+        path: path(),
+        by: 2,
+    });
+    disk.apply(&Call::SyncEnds {
+        path: path(),
+        by: 1,
+    });
+    let folder = tempfile::tempdir().unwrap();
+    disk.after_power_loss(folder.path(), &mut None);
+    assert_eq!(crate::images::files(folder.path()).len(), 2);
 }
