@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use backstop_core::{
-    BeginRequest, BlockSource, ByteCount, Commit, Error, Event, ExtentSet, Plan, PointFacts,
-    PointId, PointKind, ReplicaStatus, Result, Sample, SnapshotId, SourceName, StreamName,
-    StreamSpec, Synchronization, SynchronizationId,
+    BeginRequest, BlockSource, ByteCount, Commit, Error, Event, ExtentSet, InconsistencyReason,
+    Plan, PointFacts, PointId, PointKind, ReplicaStatus, Result, Sample, SnapshotId, SourceName,
+    StreamName, StreamSpec, Synchronization, SynchronizationId,
 };
 
 use crate::agent::Agent;
@@ -62,11 +62,13 @@ enum Attempt {
 /// when a check continues; and a check that doubt began must not continue as
 /// an express full. So the id's last bit tells whether a base is named with
 /// it, for as long as it is unfinished.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Identity {
     id: SynchronizationId,
     snapshot: SnapshotId,
     base: Option<PointId>,
+    /// What the server has to know first.
+    doubt: Option<InconsistencyReason>,
 }
 
 impl Identity {
@@ -82,6 +84,7 @@ impl Identity {
             id: SynchronizationId::from_bytes(id),
             snapshot,
             base,
+            doubt: None,
         })
     }
 
@@ -105,6 +108,7 @@ impl Identity {
                     id,
                     snapshot,
                     base: base.filter(|_| named_base),
+                    doubt: None,
                 });
             }
         }
@@ -121,7 +125,7 @@ pub(crate) async fn prepare(agent: &Agent, mut request: Request<'_>) -> Result<P
     let mut run = Run {
         agent,
         source: &request.source,
-        sync: begin(agent, &request, identity).await?,
+        sync: begin(agent, &request, &identity).await?,
         ledger: Ledger::default(),
         identity,
     };
@@ -161,7 +165,7 @@ pub(crate) async fn prepare(agent: &Agent, mut request: Request<'_>) -> Result<P
 async fn begin(
     agent: &Agent,
     request: &Request<'_>,
-    identity: Identity,
+    identity: &Identity,
 ) -> Result<Arc<dyn Synchronization>> {
     let streams = request.streams.iter().map(|stream| StreamSpec {
         name: stream.name.clone(),
@@ -173,6 +177,7 @@ async fn begin(
         snapshot: identity.snapshot,
         streams: streams.collect(),
         base: identity.base,
+        doubt: identity.doubt.clone(),
     };
     agent.service.begin(begin).await
 }
@@ -196,11 +201,14 @@ impl Run<'_> {
         if self.identity.base.is_some() {
             match self.attempt(request, &lanes, status).await? {
                 Attempt::Done(kind, outcome) => return Ok((kind, outcome)),
-                Attempt::Doubted(doubt) => outcome = doubt,
+                Attempt::Doubted(doubted) => outcome = doubted,
             }
             // Begun again as what it is now.
             self.identity = Identity::new(self.agent, Some(self.identity.snapshot), None)?;
-            self.sync = begin(self.agent, request, self.identity).await?;
+            if outcome.sample.differed > 0 {
+                self.identity.doubt = Some(InconsistencyReason::TrackerMissedChanges);
+            }
+            self.sync = begin(self.agent, request, &self.identity).await?;
         }
         match self.sync.plan().clone() {
             Plan::Initial => {

@@ -10,8 +10,8 @@ use backstop_agent::{Agent, AgentSettings, Changes, Request};
 use backstop_core::memory::{Effect, MemorySource, Operation};
 use backstop_core::{
     BlockSource, ByteCount, ByteOffset, Consistency, CpuPool, Document, ErrorKind, Event, Extent,
-    ExtentSet, Monitor, PieceContent, PointKind, Progress, ProtectionService, RecoveryStore,
-    SliceContent, SnapshotId, SourceName, StreamName, Timestamp,
+    ExtentSet, InconsistencyReason, Monitor, PieceContent, PointKind, Progress, ProtectionService,
+    RecoveryStore, ReplicaState, SliceContent, SnapshotId, SourceName, StreamName, Timestamp,
 };
 use bytes::Bytes;
 
@@ -279,6 +279,36 @@ async fn a_lying_tracker_is_found() {
     // What was begun on the tracker's word was begun again without.
     let begun = service.log.begun.lock().unwrap();
     assert_eq!(begun.last().unwrap().base, None);
+}
+
+/// Even if the check that follows never ends, the replica is known to be
+/// doubtful.
+#[tokio::test]
+async fn doubt_is_told_before_the_check() {
+    let service = TestService::new();
+    let agent = with_sample(&service, 60).with_seed(8);
+    let mut data = noise(1_500_000, 5);
+    let first = agent
+        .protect("vm", &MemorySource::new(data.clone()), Changes::Unknown)
+        .await
+        .unwrap();
+    scribble(&mut data, extent(0, 1_500_000), 6);
+    let next = MemorySource::new(data.clone());
+    service
+        .faults
+        .inject_next(Operation::WriterWrite, Effect::Fail(ErrorKind::Unavailable));
+    let error = agent
+        .protect("vm", &next, since(&first, &[]))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    let source = SourceName::new("vm").unwrap();
+    let state = service.replica(&source).await.unwrap().unwrap().state;
+    let reason = InconsistencyReason::TrackerMissedChanges;
+    assert!(
+        matches!(&state, ReplicaState::Inconsistent { reason: why, .. } if *why == reason),
+        "{state}"
+    );
 }
 
 #[tokio::test]

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    ByteCount, ChunkDigest, Extent, Piece, PointFacts, PointId, RecoveryPoint, RegionIndex,
-    ReplicaState, Result, SnapshotId, SourceName, StreamName, StreamSummary, SynchronizationId,
-    VerifiedChunk,
+    ByteCount, ChunkDigest, Extent, InconsistencyReason, Piece, PointFacts, PointId, RecoveryPoint,
+    RegionIndex, ReplicaState, Result, SnapshotId, SourceName, StreamName, StreamSummary,
+    SynchronizationId, VerifiedChunk,
 };
 
 /// One image that a synchronization reads.
@@ -37,6 +37,11 @@ pub struct BeginRequest {
     /// The recovery point since which changed extents are known; none if
     /// nothing is known.
     pub base: Option<PointId>,
+    /// Why the agent doubts the replica, if it does: its sample found what the
+    /// changed extents don't tell. The server makes that the replica's state,
+    /// durably, before it answers with a check; so an interrupted check can't
+    /// leave a replica that looks consistent.
+    pub doubt: Option<InconsistencyReason>,
 }
 
 /// How the server wants the changes found.
@@ -144,7 +149,10 @@ pub trait ProtectionService: Send + Sync {
 
     /// Begins a synchronization, or continues one.
     ///
-    /// Another unfinished synchronization of the same source is given up.
+    /// Another unfinished synchronization of the same source is given up. A
+    /// [`doubt`](BeginRequest::doubt) is durable when this returns, whatever
+    /// becomes of the synchronization; a replica that holds nothing has
+    /// nothing to doubt.
     ///
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for streams that are

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use backstop_core::{
     Commit, Error, InconsistencyReason, NewPoint, Plan, PointKind, RecoveryPoint, ReplicaEvent,
-    ReplicaState, Result, SourceName, SynchronizationId, Timestamp,
+    ReplicaRecord, ReplicaState, Result, SourceName, SynchronizationId, Timestamp,
 };
 use tokio::sync::OwnedMutexGuard;
 
@@ -67,12 +67,12 @@ impl Shared {
         let current = slots.get(source).and_then(|slot| slot.current(id));
         let plan = &current.ok_or_else(|| unknown(id))?.plan;
         let record = self.store.replica(source).await?;
-        let state = record.map_or(ReplicaState::Pending, |record| record.state);
         let kind = commit.facts.kind;
         if kind == PointKind::ExpressFull {
-            self.check_express_full(source, plan, &state, &commit, now)
+            self.check_express_full(source, plan, record.as_ref(), &commit)
                 .await?;
         }
+        let state = record.map_or(ReplicaState::Pending, |record| record.state);
         let within = |error: Error| error.within(format_args!("committing {source}"));
         Ok(NewPoint {
             synchronization: id,
@@ -89,9 +89,8 @@ impl Shared {
         &self,
         source: &SourceName,
         plan: &Plan,
-        state: &ReplicaState,
+        record: Option<&ReplicaRecord>,
         commit: &Commit,
-        now: Timestamp,
     ) -> Result<()> {
         if *plan != Plan::ExpressFull {
             return Err(Error::conflict(format!(
@@ -104,11 +103,10 @@ impl Shared {
             return Ok(());
         }
         // The blocks that the tracker left out may be missing in the head too.
-        let doubt = ReplicaEvent::Doubted {
-            reason: InconsistencyReason::TrackerMissedChanges,
-            at: now,
-        };
-        self.store.set_state(source, state.after(doubt)?).await?;
+        if let Some(record) = record {
+            let reason = InconsistencyReason::TrackerMissedChanges;
+            self.doubt(&mut record.clone(), reason).await?;
+        }
         Err(Error::conflict(format!(
             "{differed} unchanged slices of {source} differ from the replica: \
              run a consistency check"

@@ -37,7 +37,9 @@
 //!   synchronization, so a commit whose answer was lost is repeated safely.
 //! - *Doubt.* What the server learns against a replica becomes its state,
 //!   [`Inconsistent`](backstop_core::ReplicaState::Inconsistent), which stops
-//!   expiry until a consistency check was committed.
+//!   expiry until a consistency check was committed: an agent's sample that
+//!   differs, an operator's wish, damage found by whatever is read of the
+//!   replica's head (but a vault that is open for reading only can't note it).
 //! - *Removal.* Only [`expire`](ProtectionServer::expire) removes points, by a
 //!   policy and the server's clock; agents never do.
 //! - *Recovery around damage.* A bad chunk costs its own range, which is
@@ -46,6 +48,7 @@
 mod builder;
 mod checks;
 mod commit;
+mod doubt;
 mod extents;
 mod identity;
 mod plan;
@@ -58,6 +61,7 @@ mod session;
 mod settings;
 mod sources;
 mod status;
+mod watched;
 
 pub use builder::ProtectionServerBuilder;
 pub use restore::{MissingRange, RestoreOptions, RestoreReport};

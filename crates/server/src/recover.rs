@@ -13,7 +13,8 @@ use crate::server::ProtectionServer;
 impl ProtectionServer {
     /// Opens the only image of a recovery point: a
     /// [`BlockSource`](backstop_core::BlockSource), lazy and random-access,
-    /// every read of which is verified.
+    /// every read of which is verified. Damage that a read of the replica's
+    /// newest point finds brings the replica into doubt.
     ///
     /// # Errors
     /// [`NotFound`](backstop_core::ErrorKind::NotFound) for the point;
@@ -22,7 +23,7 @@ impl ProtectionServer {
     pub async fn open(&self, point: PointId) -> Result<Arc<dyn Recovery>> {
         let point = self.shared.store.point(point).await?;
         let stream = only_stream(&point)?;
-        self.open_stream(point.id, stream).await
+        self.shared.open(&point, stream).await
     }
 
     /// Opens an image of a recovery point by its name.
@@ -36,7 +37,8 @@ impl ProtectionServer {
         point: PointId,
         stream: &StreamName,
     ) -> Result<Arc<dyn Recovery>> {
-        self.shared.store.open(point, stream).await
+        let point = self.shared.store.point(point).await?;
+        self.shared.open(&point, stream).await
     }
 
     /// The documents that were kept with a recovery point.

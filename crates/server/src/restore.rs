@@ -117,7 +117,7 @@ impl ProtectionServer {
             Some(stream) => stream,
             None => only_stream(&point)?,
         };
-        let image = self.shared.store.open(point.id, stream).await?;
+        let image = self.shared.open(&point, stream).await?;
         let restore = Restore::new(&*image, target, stream, options, monitor);
         restore.run(options).await?;
         Ok(restore.report(point.id))

@@ -56,7 +56,10 @@ impl Shared {
     /// Begins or continues a checked request.
     async fn begin(self: &Arc<Self>, request: BeginRequest) -> Result<Arc<dyn Synchronization>> {
         let mut slot = self.sources.hold(&request.source).await;
-        let record = self.store.replica(&request.source).await?;
+        let mut record = self.store.replica(&request.source).await?;
+        if let (Some(record), Some(reason)) = (&mut record, &request.doubt) {
+            self.doubt(record, reason.clone()).await?;
+        }
         let head = match record.as_ref().and_then(|record| record.head) {
             Some(head) => Some(self.store.point(head).await?),
             None => None,

@@ -2,8 +2,8 @@
 //! operator may say about a replica: that it should be checked.
 
 use backstop_core::{
-    Error, InconsistencyReason, PointId, RecoveryPoint, ReplicaEvent, ReplicaRecord, ReplicaState,
-    Result, SourceName, VaultStatistics,
+    Error, InconsistencyReason, PointId, RecoveryPoint, ReplicaRecord, ReplicaState, Result,
+    SourceName, VaultStatistics,
 };
 use tracing::instrument;
 
@@ -65,16 +65,11 @@ impl ProtectionServer {
     pub async fn request_check(&self, source: &SourceName) -> Result<ReplicaState> {
         let _slot = self.shared.sources.hold(source).await;
         let record = self.shared.store.replica(source).await?;
-        let record = record.ok_or_else(|| {
+        let mut record = record.ok_or_else(|| {
             Error::not_found(format!("nothing is known of a source named {source}"))
         })?;
-        let state = record.state.after(ReplicaEvent::Doubted {
-            reason: InconsistencyReason::Requested,
-            at: self.shared.clock.now(),
-        })?;
-        if state != record.state {
-            self.shared.store.set_state(source, state.clone()).await?;
-        }
-        Ok(state)
+        let reason = InconsistencyReason::Requested;
+        self.shared.doubt(&mut record, reason).await?;
+        Ok(record.state)
     }
 }

@@ -108,7 +108,12 @@ impl ProtectionService for TestService {
         self.log.begun.lock().unwrap().push(request.clone());
         let record = self.store.replica(&request.source).await?;
         let head = record.as_ref().and_then(|record| record.head);
-        let state = record.map_or(ReplicaState::Pending, |record| record.state);
+        let mut state = record.map_or(ReplicaState::Pending, |record| record.state);
+        if let Some(reason) = request.doubt {
+            let at = Timestamp(0);
+            state = state.after(ReplicaEvent::Doubted { reason, at })?;
+            self.store.set_state(&request.source, state.clone()).await?;
+        }
         let plan = match (head, &state, request.base) {
             (None, ..) => Plan::Initial,
             (Some(head), ReplicaState::Consistent, Some(base)) if head == base => Plan::ExpressFull,

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use super::claim;
 use super::model::{self, Edit, Model};
 use crate::{
-    ChunkDigest, Commit, ErrorKind, Extent, Plan, PointKind, ProtectionService, RecoveryPoint,
-    RegionAddress, RegionIndex, RegionUpdate, ReplicaState, Sample, SnapshotId, Synchronization,
-    region_count,
+    ChunkDigest, Commit, ErrorKind, Extent, InconsistencyReason, Plan, PointKind,
+    ProtectionService, RecoveryPoint, RegionAddress, RegionIndex, RegionUpdate, ReplicaState,
+    Sample, SnapshotId, Synchronization, region_count,
 };
 use rig::{AsWriter, Rig, facts, is_check, source, spec};
 
@@ -25,6 +25,7 @@ pub async fn protection_service(make: impl AsyncFn() -> Arc<dyn ProtectionServic
     )))
     .await;
     Box::pin(plans_follow_the_replica(&mut Rig::new(make().await))).await;
+    Box::pin(doubt_outlives_its_check(&mut Rig::new(make().await))).await;
     Box::pin(facts_must_fit_the_plan(&mut Rig::new(make().await))).await;
     Box::pin(commits_are_idempotent(&mut Rig::new(make().await))).await;
     Box::pin(groups_commit_together(&mut Rig::new(make().await))).await;
@@ -155,6 +156,43 @@ async fn plans_follow_the_replica(rig: &mut Rig) {
         &plan,
         &Plan::Initial,
         "a replica that holds nothing needs everything",
+    );
+}
+
+async fn doubt_outlives_its_check(rig: &mut Rig) {
+    let reason = InconsistencyReason::TrackerMissedChanges;
+    let first = rig.initial("vm", 5000).await;
+    let mut request = rig.request("vm", 5000, Some(&first));
+    request.doubt = Some(reason.clone());
+    let begun = rig.begin(&request).await;
+    claim::holds(
+        is_check(begun.plan()),
+        "an agent that doubts the replica is answered with a check",
+    );
+    claim::succeeds(begun.abort().await, "a check is given up");
+    let status = claim::succeeds(
+        rig.service.replica(&request.source).await,
+        "a replica is told",
+    );
+    let state = status.map(|status| status.state);
+    claim::holds(
+        matches!(&state, Some(ReplicaState::Inconsistent { reason: why, .. }) if *why == reason),
+        "doubt lasts when its check is given up",
+    );
+    let request = rig.request("vm", 5000, Some(&first));
+    claim::holds(
+        is_check(rig.begin(&request).await.plan()),
+        "a doubtful replica is checked",
+    );
+    rig.commit(&request, PointKind::ConsistencyCheck).await;
+    let status = claim::succeeds(
+        rig.service.replica(&request.source).await,
+        "a replica is told",
+    );
+    claim::equal(
+        &status.map(|status| status.state),
+        &Some(ReplicaState::Consistent),
+        "a committed check ends the doubt",
     );
 }
 

@@ -3,6 +3,7 @@
 
 mod commits;
 mod conformance;
+mod doubts;
 mod plans;
 mod restores;
 mod retention;

@@ -1,8 +1,9 @@
 //! How changes are to be found, and why.
 
+use backstop_core::memory::{Effect, Operation};
 use backstop_core::{
-    ErrorKind, Event, InconsistencyReason, Plan, PointId, PointKind, RecoveryStore, RegionIndex,
-    ReplicaState, SynchronizationId, Timestamp,
+    Clock, ErrorKind, Event, InconsistencyReason, Plan, PointId, PointKind, RecoveryStore,
+    RegionIndex, ReplicaState, SynchronizationId, Timestamp,
 };
 
 use crate::rig::{Rig, address, name, spec, write};
@@ -138,6 +139,43 @@ async fn doubt_begins_and_ends_as_the_state_machine_says() {
         .unwrap();
     let record = rig.server.source(&source).await.unwrap().unwrap();
     assert_eq!(record.state, ReplicaState::Consistent);
+}
+
+/// An agent's doubt is a state before its check begins, and lasts if that is
+/// interrupted.
+#[tokio::test]
+async fn an_agents_doubt_is_durable_before_its_check() {
+    let rig = Rig::new().await;
+    let mut request = rig.request("vm", 10, None);
+    request.doubt = Some(InconsistencyReason::TrackerMissedChanges);
+    let begun = rig.begin(&request).await;
+    assert_eq!(
+        *begun.plan(),
+        Plan::Initial,
+        "nothing is held, nothing to doubt"
+    );
+    begun.abort().await.unwrap();
+
+    let head = rig.protect("vm", 10, None, &[]).await;
+    // The base is right, but the agent knows better.
+    request = rig.request("vm", 10, Some(head.id));
+    request.doubt = Some(InconsistencyReason::TrackerMissedChanges);
+    rig.faults
+        .inject_next(Operation::StoreBegin, Effect::Fail(ErrorKind::Unavailable));
+    assert!(rig.service.begin(request.clone()).await.is_err());
+    let restarted = Rig::over(rig.store.clone()).await;
+    let record = restarted.server.source(&name("vm")).await.unwrap().unwrap();
+    let expected = ReplicaState::Inconsistent {
+        reason: InconsistencyReason::TrackerMissedChanges,
+        since: rig.clock.now(),
+    };
+    assert_eq!(record.state, expected);
+    let begun = rig.begin(&request).await;
+    assert!(
+        matches!(begun.plan(), Plan::Check { reason } if reason.contains("tracker missed")),
+        "{:?}",
+        begun.plan()
+    );
 }
 
 /// What an express full passed over was not compared: a synchronization that

@@ -177,7 +177,10 @@ async fn damage_costs_its_own_range() {
     );
     assert!(missing.reason.contains("damaged"), "{}", missing.reason);
     let events = rig.monitor.events.lock().unwrap().clone();
-    assert!(matches!(&events[..], [Event::Missing { extent, .. }] if *extent == missing.extent));
+    assert!(
+        matches!(&events[..], [Event::CheckNeeded { .. }, Event::Missing { extent, .. }] if *extent == missing.extent),
+        "{events:?}"
+    );
 
     // The short way does the same, and doesn't call it a success.
     let error = rig

@@ -95,6 +95,7 @@ impl Rig {
             snapshot: SnapshotId::from_bytes(self.identity()),
             streams: vec![spec("disk", length)],
             base,
+            doubt: None,
         }
     }
 

@@ -87,6 +87,7 @@ impl Rig {
             snapshot: SnapshotId::from_bytes(self.identity()),
             streams: vec![spec("disk", length)],
             base: base.map(|point| point.id),
+            doubt: None,
         }
     }
 

@@ -1,0 +1,93 @@
+//! An opened image that tells the server when what it reads is damaged.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use backstop_core::{
+    BlockSource, ByteCount, ByteOffset, Error, ErrorKind, Extent, Geometry, PointId,
+    RecoveredRange, Recovery, RecoveryPoint, Result, SourceName, StreamName,
+};
+use bytes::Bytes;
+
+use crate::server::Shared;
+
+/// Reads as the vault's image does; damage of a replica's head becomes doubt
+/// before the read is answered.
+struct Watched {
+    shared: Arc<Shared>,
+    source: SourceName,
+    point: PointId,
+    image: Arc<dyn Recovery>,
+    noted: AtomicBool,
+}
+
+impl Shared {
+    /// Opens an image of a point.
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        point: &RecoveryPoint,
+        stream: &StreamName,
+    ) -> Result<Arc<dyn Recovery>> {
+        Ok(Arc::new(Watched {
+            shared: Arc::clone(self),
+            source: point.source.clone(),
+            point: point.id,
+            image: self.store.open(point.id, stream).await?,
+            noted: AtomicBool::new(false),
+        }))
+    }
+}
+
+impl Watched {
+    async fn watch<T>(&self, read: Result<T>) -> Result<T> {
+        if let Err(error) = &read {
+            self.look(error).await;
+        }
+        read
+    }
+
+    /// Notes damage, once. The read goes on even where that fails, as over a
+    /// vault that is open for reading only.
+    async fn look(&self, error: &Error) {
+        if error.kind() != ErrorKind::Corrupt || self.noted.load(Ordering::Acquire) {
+            return;
+        }
+        match self.shared.note_damage(&self.source, self.point).await {
+            Ok(()) => self.noted.store(true, Ordering::Release),
+            Err(error) => {
+                tracing::warn!(source = %self.source, %error, "damage of a replica was not noted");
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl BlockSource for Watched {
+    fn geometry(&self) -> Geometry {
+        self.image.geometry()
+    }
+
+    async fn read(&self, at: ByteOffset, length: ByteCount) -> Result<Bytes> {
+        self.watch(self.image.read(at, length).await).await
+    }
+
+    async fn read_extents(&self, extents: &[Extent]) -> Result<Vec<Bytes>> {
+        self.watch(self.image.read_extents(extents).await).await
+    }
+
+    async fn data_extents(&self, range: Extent) -> Result<Vec<Extent>> {
+        self.watch(self.image.data_extents(range).await).await
+    }
+}
+
+#[async_trait]
+impl Recovery for Watched {
+    async fn recover(&self, range: Extent) -> Result<RecoveredRange> {
+        let recovered = self.watch(self.image.recover(range).await).await?;
+        for (_, error) in &recovered.missing {
+            self.look(error).await;
+        }
+        Ok(recovered)
+    }
+}

@@ -1,0 +1,117 @@
+//! Damage that is found becomes doubt, and doubt becomes a check.
+
+use backstop_core::memory::{Effect, MemoryTarget, Operation};
+use backstop_core::{
+    ByteCount, ByteOffset, Clock, ErrorKind, Event, Extent, InconsistencyReason, NoMonitor, Plan,
+    PointKind, RecoveryPoint, ReplicaState, StreamName,
+};
+use backstop_server::RestoreOptions;
+
+use crate::rig::{Rig, name};
+
+const LENGTH: u64 = 200_000;
+
+async fn state(rig: &Rig) -> ReplicaState {
+    rig.server.source(&name("vm")).await.unwrap().unwrap().state
+}
+
+fn damaged(rig: &Rig) -> ReplicaState {
+    ReplicaState::Inconsistent {
+        reason: InconsistencyReason::Damaged,
+        since: rig.clock.now(),
+    }
+}
+
+fn damage(rig: &Rig, point: &RecoveryPoint) {
+    rig.store
+        .damage(point.id, &StreamName::disk(), ByteOffset(70_000))
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_restore_that_finds_damage_in_the_head_asks_for_a_check() {
+    let rig = Rig::new().await;
+    let head = rig
+        .protect("vm", LENGTH, None, &[(0, &rig.bytes(200_000))])
+        .await;
+    damage(&rig, &head);
+    assert_eq!(state(&rig).await, ReplicaState::Consistent, "not found yet");
+    let report = rig
+        .server
+        .restore_with(
+            head.id,
+            None,
+            &MemoryTarget::new(),
+            RestoreOptions::default(),
+            &NoMonitor,
+        )
+        .await
+        .unwrap();
+    assert_eq!(report.missing.len(), 1);
+    assert_eq!(state(&rig).await, damaged(&rig));
+    {
+        let events = rig.monitor.events.lock().unwrap();
+        assert!(
+            matches!(&events[..], [Event::CheckNeeded { reason, .. }] if reason.contains("damaged")),
+            "{events:?}"
+        );
+    }
+    let request = rig.request("vm", LENGTH, Some(head.id));
+    let begun = rig.begin(&request).await;
+    assert!(matches!(begun.plan(), Plan::Check { .. }));
+}
+
+#[tokio::test]
+async fn a_read_that_finds_damage_is_answered_even_if_it_is_not_noted() {
+    let rig = Rig::new().await;
+    let head = rig
+        .protect("vm", LENGTH, None, &[(0, &rig.bytes(200_000))])
+        .await;
+    damage(&rig, &head);
+    let image = rig.server.open(head.id).await.unwrap();
+    image.read(ByteOffset(0), ByteCount(10)).await.unwrap();
+    assert_eq!(state(&rig).await, ReplicaState::Consistent);
+    rig.faults.inject_next(
+        Operation::StoreSetState,
+        Effect::Fail(ErrorKind::Unavailable),
+    );
+    let whole = Extent::whole(ByteCount(LENGTH));
+    assert_eq!(image.recover(whole).await.unwrap().missing.len(), 1);
+    assert_eq!(state(&rig).await, ReplicaState::Consistent);
+    // The next one that finds it tries again.
+    let error = image
+        .read(ByteOffset(0), ByteCount(LENGTH))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(state(&rig).await, damaged(&rig));
+}
+
+#[tokio::test]
+async fn damage_of_what_is_no_head_is_no_doubt() {
+    let rig = Rig::new().await;
+    let data = rig.bytes(200_000);
+    let old = rig.protect("vm", LENGTH, None, &[(0, &data)]).await;
+    let head = rig
+        .protect("vm", LENGTH, Some(old.id), &[(0, &rig.bytes(200_000))])
+        .await;
+    damage(&rig, &old);
+    let image = rig.server.open(old.id).await.unwrap();
+    let read = image.read(ByteOffset(0), ByteCount(LENGTH)).await;
+    assert_eq!(read.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(state(&rig).await, ReplicaState::Consistent);
+
+    // A check that sends the bytes again ends the doubt about the head.
+    damage(&rig, &head);
+    let image = rig.server.open(head.id).await.unwrap();
+    assert!(image.read(ByteOffset(0), ByteCount(LENGTH)).await.is_err());
+    assert_eq!(state(&rig).await, damaged(&rig));
+    let check = rig.request("vm", LENGTH, None);
+    rig.begin(&check).await;
+    rig.commit(&check, PointKind::ConsistencyCheck)
+        .await
+        .unwrap();
+    assert_eq!(state(&rig).await, ReplicaState::Consistent);
+    assert!(image.read(ByteOffset(0), ByteCount(LENGTH)).await.is_err());
+    assert_eq!(state(&rig).await, ReplicaState::Consistent, "noted before");
+}
