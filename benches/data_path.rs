@@ -57,7 +57,8 @@ impl Rig {
 
     async fn protect(&self, name: &str, bytes: &Bytes, changes: Changes) -> RecoveryPoint {
         let source = MemorySource::new(bytes.clone());
-        self.agent.protect(name, &source, changes).await.unwrap()
+        let point = self.agent.protect(name, &source, changes).await.unwrap();
+        self.server.point(point.id).await.unwrap()
     }
 }
 
@@ -155,7 +156,7 @@ fn apply(c: &mut Criterion) {
             reason = "for the reader"
         )]
         {
-            let ratio = first.bytes_added.0 as f64 / changed as f64;
+            let ratio = first.bytes_added.unwrap().0 as f64 / changed as f64;
             eprintln!("{name}: {ratio:.3} stored bytes for each changed byte");
         }
         group.throughput(Throughput::Bytes(changed));

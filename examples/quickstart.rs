@@ -133,7 +133,7 @@ fn table(points: &[RecoveryPoint]) -> String {
             amount(image),
             amount(point.counts.bytes_changed),
             amount(point.counts.bytes_read),
-            amount(point.bytes_added),
+            point.bytes_added.map(amount).unwrap_or_default(),
         );
     }
     text

@@ -111,7 +111,7 @@ pub async fn stats(server: &ProtectionServer, output: Output) -> Ending {
             source: replica.source,
             points: points.len() as u64,
             logical_bytes: points.iter().map(length).sum(),
-            bytes_added: points.iter().map(|point| point.bytes_added).sum(),
+            bytes_added: points.iter().filter_map(|point| point.bytes_added).sum(),
         });
     }
     let report = VaultReport {

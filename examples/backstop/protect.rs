@@ -128,7 +128,8 @@ impl Job {
         }
         let outcome = agent.synchronize(request).await;
         let happened = watch.finish();
-        let point = outcome?;
+        // What it added to the vault is told by the server, not to the agent.
+        let point = server.point(outcome?.id).await?;
         let protected = Protected {
             point: PointReport::from(&point),
             unreadable: unreadable(&happened),

@@ -23,7 +23,7 @@ pub struct PointReport {
     length: ByteCount,
     base: Option<PointId>,
     bytes_changed: ByteCount,
-    bytes_added: ByteCount,
+    bytes_added: Option<ByteCount>,
     bytes_read: ByteCount,
     bytes_sent: ByteCount,
     bytes_unreadable: ByteCount,
@@ -150,7 +150,7 @@ pub fn table<'a>(points: impl IntoIterator<Item = &'a RecoveryPoint>) -> Table {
             amount(length(point)),
             amount(point.counts.bytes_changed),
             amount(point.counts.bytes_read),
-            amount(point.bytes_added),
+            point.bytes_added.map(amount).unwrap_or_default(),
             marks(&point.marks),
         ]);
     }

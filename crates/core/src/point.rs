@@ -151,8 +151,10 @@ pub struct RecoveryPoint {
     pub streams: Vec<StreamSummary>,
     /// What was moved.
     pub counts: TransferCounts,
-    /// Bytes that the vault grew by: sealed packs, without the index.
-    pub bytes_added: ByteCount,
+    /// Bytes that the vault grew by: sealed packs, without the index. None in
+    /// what an agent is told: data that costs nothing is data that others
+    /// have stored.
+    pub bytes_added: Option<ByteCount>,
     /// The sampled proof of unchanged regions.
     pub sample: Sample,
     /// What an operator has set.

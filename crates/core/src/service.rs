@@ -82,8 +82,7 @@ pub struct RegionUpdate {
 /// What became of a [`RegionUpdate`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteOutcome {
-    /// Chunks that were taken in; more than the server will tell a remote
-    /// agent about what others have stored.
+    /// Chunks that arrived, whether or not the vault held them already.
     pub chunks_received: u32,
 }
 
@@ -161,6 +160,10 @@ pub trait ProtectionService: Send + Sync {
     async fn begin(&self, request: BeginRequest) -> Result<Arc<dyn Synchronization>>;
 
     /// Commits synchronizations as recovery points, in the order named.
+    ///
+    /// The points come without [`bytes_added`](RecoveryPoint::bytes_added),
+    /// which would tell an agent whether others have stored the same data; who
+    /// owns the vault asks the server for it.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) for an unknown

@@ -48,7 +48,11 @@ impl ProtectionService for Service {
     #[instrument(skip_all, fields(synchronizations = commits.len()), err(level = "debug"))]
     async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<RecoveryPoint>> {
         checks::group(&commits, &self.shared.settings)?;
-        self.shared.commit(commits).await
+        let mut points = self.shared.commit(commits).await?;
+        for point in &mut points {
+            point.bytes_added = None;
+        }
+        Ok(points)
     }
 }
 

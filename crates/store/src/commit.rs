@@ -167,7 +167,7 @@ async fn prepare(
                 })
                 .collect(),
             counts: facts.counts,
-            bytes_added: backstop_core::ByteCount(bytes_added),
+            bytes_added: Some(backstop_core::ByteCount(bytes_added)),
             sample: facts.sample,
             marks: backstop_core::Marks::default(),
             provenance: facts.provenance.clone(),

@@ -28,6 +28,7 @@ pub async fn protection_service(make: impl AsyncFn() -> Arc<dyn ProtectionServic
     Box::pin(doubt_outlives_its_check(&mut Rig::new(make().await))).await;
     Box::pin(facts_must_fit_the_plan(&mut Rig::new(make().await))).await;
     Box::pin(commits_are_idempotent(&mut Rig::new(make().await))).await;
+    Box::pin(nothing_is_told_of_others(&mut Rig::new(make().await))).await;
     Box::pin(groups_commit_together(&mut Rig::new(make().await))).await;
     Box::pin(a_second_begin_gives_up_the_first(&mut Rig::new(
         make().await,
@@ -255,6 +256,23 @@ async fn commits_are_idempotent(rig: &mut Rig) {
         ErrorKind::NotFound,
         "an unknown synchronization does not commit",
     );
+}
+
+async fn nothing_is_told_of_others(rig: &mut Rig) {
+    let edit = Edit::data(0, model::noise(&mut rig.random, 5000));
+    for name in ["known", "prober"] {
+        let request = rig.request(name, 5000, None);
+        let begun = rig.begin(&request).await;
+        model::write(&AsWriter(begun), 0, &edit).await;
+        for _ in ["first", "repeated"] {
+            let point = rig.commit(&request, PointKind::Initial).await;
+            claim::equal(
+                &point.bytes_added,
+                &None,
+                "an agent is not told what the vault grew by",
+            );
+        }
+    }
 }
 
 async fn groups_commit_together(rig: &mut Rig) {

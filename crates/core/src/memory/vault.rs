@@ -295,7 +295,7 @@ fn recovery_point(new: &NewPoint, work: &Work, sequence: u64) -> RecoveryPoint {
         synchronization: new.synchronization,
         streams: streams.collect(),
         counts: new.facts.counts,
-        bytes_added: work.bytes_added,
+        bytes_added: Some(work.bytes_added),
         sample: new.facts.sample,
         marks: crate::Marks::default(),
         provenance: new.facts.provenance.clone(),

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    ByteCount, Consistency, InconsistencyReason, Marks, PointKind, Provenance, Sample, SourceName,
+    Consistency, InconsistencyReason, Marks, PointKind, Provenance, Sample, SourceName,
     SynchronizationId, TransferCounts,
 };
 
@@ -35,7 +35,7 @@ fn point(sequence: u64, time: i64, pinned: bool, held: bool) -> RecoveryPoint {
         synchronization: SynchronizationId::from_bytes(id),
         streams: Vec::new(),
         counts: TransferCounts::default(),
-        bytes_added: ByteCount::ZERO,
+        bytes_added: None,
         sample: Sample::default(),
         marks: Marks {
             pinned,

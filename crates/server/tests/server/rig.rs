@@ -110,7 +110,8 @@ impl Rig {
     ) -> Result<RecoveryPoint> {
         let points = self.service.commit(vec![facts(request, kind)]).await?;
         assert_eq!(points.len(), 1);
-        Ok(points.into_iter().next().unwrap())
+        // With what an agent is not told.
+        self.server.point(points[0].id).await
     }
 
     /// A point of a source of one image that holds this data at these places,
