@@ -180,8 +180,9 @@ pub trait Synchronization: Send + Sync {
     /// How the server wants the changes found.
     fn plan(&self) -> &Plan;
 
-    /// The first region of an image that still has to be dealt with: those
-    /// before it survived an interruption.
+    /// The first region of an image that still has to be dealt with, now:
+    /// those before it were dealt with, in this run or in one that was
+    /// interrupted.
     fn resume_at(&self, stream: usize) -> RegionIndex;
 
     /// For each digest, whether its chunk has to be sent to be used in this

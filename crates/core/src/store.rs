@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BlockSource, ByteCount, CheckSlice, ChunkDigest, Error, Extent, Marks, PointFacts, PointId,
-    RecoveryPoint, RegionAddress, RegionIndex, RegionUpdate, ReplicaState, Result, SnapshotId,
-    SourceName, StreamName, StreamSpec, SynchronizationId, Timestamp, Unfinished, WriteOutcome,
+    PointKind, RecoveryPoint, RegionAddress, RegionIndex, RegionUpdate, ReplicaState, Result,
+    SnapshotId, SourceName, StreamName, StreamSpec, SynchronizationId, Timestamp, Unfinished,
+    WriteOutcome,
 };
 
 /// From what the question "which chunks are needed" is answered.
@@ -43,6 +44,8 @@ pub struct StoreBegin {
     pub base: Option<PointId>,
     /// From what `needed` is answered.
     pub deduplication: Deduplication,
+    /// How its changes are found.
+    pub kind: PointKind,
 }
 
 /// One point of a commit.
@@ -106,7 +109,12 @@ pub struct VaultStatistics {
 #[async_trait]
 pub trait RecoveryStore: Send + Sync {
     /// Begins a synchronization, or continues the one with this id where it
-    /// stands. Another unfinished one of the source is forgotten.
+    /// stands, even after a restart. Another unfinished one of the source is
+    /// forgotten.
+    ///
+    /// One that was begun with another [`kind`](StoreBegin::kind) starts over
+    /// from its base, and the writers it had end: what an express full passed
+    /// over on the word of changed extents must not count as compared.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) for an unknown base;

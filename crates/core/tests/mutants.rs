@@ -10,10 +10,10 @@ use backstop_core::conformance::{self, StoreUnderTest};
 use backstop_core::memory::MemoryStore;
 use backstop_core::{
     BlockSource, ByteCount, ByteOffset, CheckSlice, ChunkDigest, Deduplication, Document,
-    ErrorKind, Extent, Geometry, Maintenance, Marks, NewPoint, PointId, RecoveredRange, Recovery,
-    RecoveryPoint, RecoveryStore, RegionAddress, RegionIndex, RegionUpdate, ReplicaRecord,
-    ReplicaState, ReplicaWriter, Result, SourceName, StoreBegin, StreamName, SynchronizationId,
-    VaultStatistics, WriteOutcome,
+    ErrorKind, Extent, Geometry, Maintenance, Marks, NewPoint, PointId, PointKind, RecoveredRange,
+    Recovery, RecoveryPoint, RecoveryStore, RegionAddress, RegionIndex, RegionUpdate,
+    ReplicaRecord, ReplicaState, ReplicaWriter, Result, SourceName, StoreBegin, StreamName,
+    SynchronizationId, VaultStatistics, WriteOutcome,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
@@ -31,6 +31,8 @@ enum Mutation {
     TellsWhatOthersHave,
     /// One region too many is skipped when a synchronization continues.
     SkipsARegion,
+    /// What was passed over counts as compared.
+    TrustsOtherKinds,
     /// Nothing ever differs.
     SeesNoDifference,
     /// Blocks that could not be read read as zeros.
@@ -62,6 +64,9 @@ impl RecoveryStore for Mutant {
     async fn begin(&self, mut begin: StoreBegin) -> Result<Arc<dyn ReplicaWriter>> {
         if self.is(Mutation::TellsWhatOthersHave) {
             begin.deduplication = Deduplication::Vault;
+        }
+        if self.is(Mutation::TrustsOtherKinds) {
+            begin.kind = PointKind::Initial;
         }
         if self.is(Mutation::KeepsTheTail) {
             let points = self.inner.points(&begin.source).await?;
@@ -271,6 +276,7 @@ async fn broken_stores_fail_for_the_right_reason() {
         ),
         (Mutation::TellsWhatOthersHave, "only another source stored"),
         (Mutation::SkipsARegion, "nothing is skipped"),
+        (Mutation::TrustsOtherKinds, "another kind"),
         (
             Mutation::SeesNoDifference,
             "not told as different are equal",

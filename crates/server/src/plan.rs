@@ -1,6 +1,8 @@
 //! How the changes of a synchronization are to be found. Pure.
 
-use backstop_core::{BeginRequest, Plan, RecoveryPoint, ReplicaRecord, ReplicaState, StreamSpec};
+use backstop_core::{
+    BeginRequest, Plan, PointKind, RecoveryPoint, ReplicaRecord, ReplicaState, StreamSpec,
+};
 
 /// Decides the plan of a synchronization from what is known of the replica.
 ///
@@ -18,6 +20,15 @@ pub(crate) fn plan(
     match doubt(request, record, head) {
         Some(reason) => Plan::Check { reason },
         None => Plan::ExpressFull,
+    }
+}
+
+/// The kind of point that a plan is for.
+pub(crate) fn kind(plan: &Plan) -> PointKind {
+    match plan {
+        Plan::Initial => PointKind::Initial,
+        Plan::ExpressFull => PointKind::ExpressFull,
+        Plan::Check { .. } => PointKind::ConsistencyCheck,
     }
 }
 

@@ -11,7 +11,7 @@ use tracing::instrument;
 
 use crate::server::Shared;
 use crate::session::Session;
-use crate::sources::{Checked, Current};
+use crate::sources::Current;
 use crate::{checks, plan};
 
 /// Implements [`ProtectionService`] over a server's vault.
@@ -76,24 +76,9 @@ impl Shared {
             streams: request.streams.clone(),
             base: head.map(|head| head.id),
             deduplication: self.deduplication,
+            kind: plan::kind(&plan),
         };
         let writer = self.store.begin(begin).await?;
-        let current = self.current(&request, plan, slot.current(request.id));
-        let session = Session {
-            shared: Arc::clone(self),
-            source: request.source.clone(),
-            id: request.id,
-            streams: request.streams,
-            checked: is_check(&current.plan).then(|| Arc::clone(&current.checked)),
-            plan: current.plan.clone(),
-            writer,
-        };
-        self.sources.set(&mut slot, &request.source, current);
-        Ok(Arc::new(session))
-    }
-
-    /// What becomes the source's synchronization; tells why it is a check.
-    fn current(&self, request: &BeginRequest, plan: Plan, before: Option<&Current>) -> Current {
         if let Plan::Check { reason } = &plan {
             tracing::info!(source = %request.source, %reason, "a consistency check is needed");
             self.monitor.event(&Event::CheckNeeded {
@@ -101,22 +86,18 @@ impl Shared {
                 reason: reason.clone(),
             });
         }
-        // Only what was dealt with as a check counts for a check: an express
-        // full passed over what its tracker did not tell.
-        let checked = match before {
-            Some(before) if is_check(&before.plan) && is_check(&plan) => {
-                Arc::clone(&before.checked)
-            }
-            _ => Arc::new(Checked::default()),
-        };
-        Current {
+        let current = Current {
             id: request.id,
+            plan: plan.clone(),
+        };
+        self.sources.set(&mut slot, &request.source, current);
+        Ok(Arc::new(Session {
+            shared: Arc::clone(self),
+            source: request.source,
+            id: request.id,
+            streams: request.streams,
             plan,
-            checked,
-        }
+            writer,
+        }))
     }
-}
-
-fn is_check(plan: &Plan) -> bool {
-    matches!(plan, Plan::Check { .. })
 }

@@ -11,7 +11,6 @@ use backstop_core::{
 
 use crate::checks;
 use crate::server::Shared;
-use crate::sources::Checked;
 
 pub(crate) struct Session {
     pub(crate) shared: Arc<Shared>,
@@ -19,8 +18,6 @@ pub(crate) struct Session {
     pub(crate) id: SynchronizationId,
     pub(crate) streams: Vec<StreamSpec>,
     pub(crate) plan: Plan,
-    /// How far it has come as a check; for a check alone.
-    pub(crate) checked: Option<Arc<Checked>>,
     pub(crate) writer: Arc<dyn ReplicaWriter>,
 }
 
@@ -31,11 +28,7 @@ impl Synchronization for Session {
     }
 
     fn resume_at(&self, stream: usize) -> RegionIndex {
-        let stored = self.writer.resume_at(stream);
-        match &self.checked {
-            Some(checked) => stored.min(checked.resume_at(stream)),
-            None => stored,
-        }
+        self.writer.resume_at(stream)
     }
 
     async fn needed(&self, at: &RegionAddress, digests: &[ChunkDigest]) -> Result<Vec<bool>> {
@@ -72,11 +65,7 @@ impl Synchronization for Session {
                 spec.name, next.0
             )));
         }
-        self.writer.progress(stream, next).await?;
-        if let Some(checked) = &self.checked {
-            checked.tell(stream, next);
-        }
-        Ok(())
+        self.writer.progress(stream, next).await
     }
 
     async fn abort(&self) -> Result<()> {

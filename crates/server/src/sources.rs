@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use backstop_core::{Plan, RegionIndex, SourceName, SynchronizationId};
+use backstop_core::{Plan, SourceName, SynchronizationId};
 use tokio::sync::OwnedMutexGuard;
 
 /// What is under way, by source.
@@ -35,31 +35,6 @@ pub(crate) struct Slot {
 pub(crate) struct Current {
     pub(crate) id: SynchronizationId,
     pub(crate) plan: Plan,
-    /// How far a consistency check has come.
-    pub(crate) checked: Arc<Checked>,
-}
-
-/// How far a consistency check has compared, as told since it began as a
-/// check: what an express full dealt with before was not compared.
-#[derive(Default)]
-pub(crate) struct Checked(Mutex<(usize, RegionIndex)>);
-
-impl Checked {
-    /// Everything before this region of this image was compared.
-    pub(crate) fn tell(&self, stream: usize, next: RegionIndex) {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *told = (*told).max((stream, next));
-    }
-
-    /// The first region of an image that may not have been compared.
-    pub(crate) fn resume_at(&self, stream: usize) -> RegionIndex {
-        let (at, next) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match stream.cmp(&at) {
-            std::cmp::Ordering::Less => RegionIndex(u64::MAX),
-            std::cmp::Ordering::Equal => next,
-            std::cmp::Ordering::Greater => RegionIndex(0),
-        }
-    }
 }
 
 impl Sources {

@@ -166,15 +166,19 @@ impl DedupStore {
                         begin.id, begin.source
                     )));
                 }
-                return Ok(Start {
-                    maps: entry.streams.iter().map(|stream| stream.map).collect(),
-                    next: entry
-                        .streams
-                        .iter()
-                        .map(|stream| stream.next_region)
-                        .collect(),
-                    bytes_added: entry.bytes_added,
-                });
+                // Of another kind it starts over: what that passed over was
+                // not compared.
+                if entry.kind == begin.kind {
+                    return Ok(Start {
+                        maps: entry.streams.iter().map(|stream| stream.map).collect(),
+                        next: entry
+                            .streams
+                            .iter()
+                            .map(|stream| stream.next_region)
+                            .collect(),
+                        bytes_added: entry.bytes_added,
+                    });
+                }
             }
             self.vault.delete_unfinished(&begin.source).await?;
         }
@@ -242,7 +246,7 @@ impl RecoveryStore for DedupStore {
                 )));
             }
             // One that lost something starts over where it was last durable.
-            if session.check_whole().await.is_ok() {
+            if session.begin.kind == begin.kind && session.check_whole().await.is_ok() {
                 return Ok(session);
             }
             session.end().await;

@@ -259,6 +259,7 @@ pub fn seeds() -> backstop_core::Result<Vec<(&'static str, String, Vec<u8>)>> {
         synchronization: SynchronizationId::from_bytes([2; 16]),
         snapshot: SnapshotId::from_bytes([3; 16]),
         base: None,
+        kind: backstop_core::PointKind::Initial,
         streams: vec![UnfinishedStream {
             name: StreamName::disk(),
             map: image,

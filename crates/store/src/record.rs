@@ -4,8 +4,8 @@
 //! points can be found again from packs alone.
 
 use backstop_core::{
-    ChunkDigest, Error, PointId, RecoveryPoint, ReplicaState, Result, SnapshotId, SourceName,
-    StreamName, SynchronizationId,
+    ChunkDigest, Error, PointId, PointKind, RecoveryPoint, ReplicaState, Result, SnapshotId,
+    SourceName, StreamName, SynchronizationId,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,7 @@ pub(crate) struct UnfinishedEntry {
     pub(crate) synchronization: SynchronizationId,
     pub(crate) snapshot: SnapshotId,
     pub(crate) base: Option<PointId>,
+    pub(crate) kind: PointKind,
     pub(crate) streams: Vec<UnfinishedStream>,
     pub(crate) bytes_added: u64,
 }

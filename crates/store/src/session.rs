@@ -6,11 +6,12 @@ mod own_chunks;
 mod replica_writer;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
 use backstop_core::{
-    ChunkDigest, Deduplication, Error, ErrorKind, PieceContent, RegionAddress, RegionIndex,
-    RegionMap, RegionUpdate, Result, SliceContent, StoreBegin, VerifiedChunk, region_count,
+    ChunkDigest, Deduplication, Error, ErrorKind, PieceContent, RegionAddress, RegionMap,
+    RegionUpdate, Result, SliceContent, StoreBegin, VerifiedChunk, region_count,
 };
 use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLock};
 
@@ -41,7 +42,8 @@ pub(crate) struct Session {
     /// The count of lost packs at its beginning.
     failures: u64,
     nodes: NewNodes,
-    resume: Vec<RegionIndex>,
+    /// Beside the state, for those who can't wait for it.
+    resume: Vec<AtomicU64>,
     own: SyncMutex<OwnChunks>,
     /// Held for reading while frames are on their way to a pack.
     appends: Arc<RwLock<()>>,
@@ -57,6 +59,7 @@ struct State {
     queued: HashMap<ChunkDigest, u32>,
     bytes_added: u64,
     bytes_at_checkpoint: u64,
+    regions_at_checkpoint: u64,
     over: bool,
 }
 
@@ -64,6 +67,12 @@ impl State {
     /// What it has added, and what waits to be.
     fn bytes_taken(&self) -> u64 {
         self.bytes_added + self.run_bytes as u64
+    }
+
+    /// The regions that are dealt with.
+    fn regions_done(&self) -> u64 {
+        let done = self.streams.iter().map(|stream| stream.next);
+        done.fold(0, u64::saturating_add)
     }
 }
 
@@ -110,17 +119,19 @@ impl Session {
         }
         let resume = streams
             .iter()
-            .map(|stream| RegionIndex(stream.next))
+            .map(|stream| AtomicU64::new(stream.next))
             .collect();
-        let state = State {
+        let mut state = State {
             streams,
             run: Vec::new(),
             run_bytes: 0,
             queued: HashMap::new(),
             bytes_added: start.bytes_added,
             bytes_at_checkpoint: start.bytes_added,
+            regions_at_checkpoint: 0,
             over: false,
         };
+        state.regions_at_checkpoint = state.regions_done();
         Ok(Self {
             failures,
             vault,
@@ -356,6 +367,7 @@ impl Session {
         let next: Vec<u64> = {
             let mut state = self.state.lock().await;
             state.bytes_at_checkpoint = state.bytes_taken();
+            state.regions_at_checkpoint = state.regions_done();
             state.streams.iter().map(|stream| stream.next).collect()
         };
         let settled = self.settle().await?;
@@ -367,6 +379,7 @@ impl Session {
             synchronization: self.begin.id,
             snapshot: self.begin.snapshot,
             base: self.begin.base,
+            kind: self.begin.kind,
             streams: streams
                 .map(|((spec, map), next_region)| UnfinishedStream {
                     name: spec.name.clone(),

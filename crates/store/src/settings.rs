@@ -51,16 +51,21 @@ pub struct VaultSettings {
     /// After this many new bytes an unfinished synchronization is made
     /// durable, so that an interruption repeats no more than that.
     pub checkpoint_bytes: u64,
+    /// The same after a consistency check has compared this many regions of
+    /// 4 MiB, however little of them is new.
+    pub checkpoint_regions: u64,
     /// How much memory its parts may hold.
     pub memory: MemoryBudget,
 }
 
 impl Default for VaultSettings {
-    /// Packs of 32 MiB, a checkpoint every 256 MiB.
+    /// Packs of 32 MiB, a checkpoint every 256 MiB of new data or 4 GiB of
+    /// compared images.
     fn default() -> Self {
         Self {
             pack_bytes: 32 << 20,
             checkpoint_bytes: 256 << 20,
+            checkpoint_regions: 1 << 10,
             memory: MemoryBudget::default(),
         }
     }

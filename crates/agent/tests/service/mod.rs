@@ -14,10 +14,10 @@ use async_trait::async_trait;
 use backstop_core::memory::{FaultStore, Faults, MemoryStore};
 use backstop_core::{
     BeginRequest, ByteCount, ByteOffset, CheckSlice, ChunkDigest, Commit, Deduplication, Event,
-    Extent, InconsistencyReason, Monitor, NewPoint, Plan, PointId, Progress, ProtectionService,
-    RecoveryPoint, RecoveryStore, RegionAddress, RegionIndex, RegionUpdate, ReplicaEvent,
-    ReplicaState, ReplicaStatus, ReplicaWriter, Result, SourceName, StoreBegin, StreamName,
-    Synchronization, Timestamp, WriteOutcome,
+    Extent, InconsistencyReason, Monitor, NewPoint, Plan, PointId, PointKind, Progress,
+    ProtectionService, RecoveryPoint, RecoveryStore, RegionAddress, RegionIndex, RegionUpdate,
+    ReplicaEvent, ReplicaState, ReplicaStatus, ReplicaWriter, Result, SourceName, StoreBegin,
+    StreamName, Synchronization, Timestamp, WriteOutcome,
 };
 
 pub struct TestService {
@@ -134,6 +134,11 @@ impl ProtectionService for TestService {
             streams: request.streams,
             base: head,
             deduplication: Deduplication::OwnReplica,
+            kind: match plan {
+                Plan::Initial => PointKind::Initial,
+                Plan::ExpressFull => PointKind::ExpressFull,
+                Plan::Check { .. } => PointKind::ConsistencyCheck,
+            },
         };
         Ok(Arc::new(TestSynchronization {
             plan,
@@ -150,7 +155,7 @@ impl ProtectionService for TestService {
             let id = PointId::from_bytes(commit.synchronization.to_bytes());
             let doubtless = ReplicaState::Consistent;
             let state = match commit.facts.kind {
-                backstop_core::PointKind::Initial => ReplicaState::Pending,
+                PointKind::Initial => ReplicaState::Pending,
                 _ => doubtless,
             };
             points.push(NewPoint {

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
 use super::image::Image;
-use super::vault::Vault;
+use super::vault::{Handle, Vault};
 use super::writer::MemoryWriter;
 use crate::{
     BlockSource, ByteCount, ByteOffset, Document, Error, ErrorKind, Extent, Geometry, Maintenance,
@@ -61,13 +61,12 @@ impl MemoryStore {
 #[async_trait]
 impl RecoveryStore for MemoryStore {
     async fn begin(&self, begin: StoreBegin) -> Result<Arc<dyn ReplicaWriter>> {
-        let writer = MemoryWriter {
+        let (source, id) = (begin.source.clone(), begin.id);
+        let run = self.vault().begin(begin)?;
+        Ok(Arc::new(MemoryWriter {
             vault: Arc::clone(&self.vault),
-            source: begin.source.clone(),
-            id: begin.id,
-        };
-        self.vault().begin(begin)?;
-        Ok(Arc::new(writer))
+            of: Handle { source, id, run },
+        }))
     }
 
     async fn commit(&self, points: Vec<NewPoint>) -> Result<Vec<RecoveryPoint>> {

@@ -16,6 +16,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Vault {
     sequence: u64,
+    runs: u64,
     pub(super) chunks: Chunks,
     pub(super) points: BTreeMap<PointId, PointEntry>,
     committed: BTreeMap<SynchronizationId, PointId>,
@@ -47,10 +48,20 @@ impl Default for Replica {
     }
 }
 
+/// Which run of which synchronization a writer writes to.
+#[derive(Debug)]
+pub(super) struct Handle {
+    pub(super) source: SourceName,
+    pub(super) id: SynchronizationId,
+    pub(super) run: u64,
+}
+
 /// A synchronization that was begun and not committed.
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) begin: StoreBegin,
+    /// Tells it from one that started over under the same id.
+    pub(super) run: u64,
     /// Where the images started.
     pub(super) base: Vec<Image>,
     /// How they stand.
@@ -64,7 +75,7 @@ pub(super) struct Work {
 }
 
 impl Work {
-    fn new(begin: StoreBegin, base: Option<&PointEntry>) -> Self {
+    fn new(begin: StoreBegin, run: u64, base: Option<&PointEntry>) -> Self {
         let base: Vec<Image> = begin
             .streams
             .iter()
@@ -78,6 +89,7 @@ impl Work {
             .collect();
         Self {
             begin,
+            run,
             images: base.clone(),
             base,
             own: BTreeSet::new(),
@@ -120,8 +132,8 @@ impl PointEntry {
 }
 
 impl Vault {
-    /// See [`crate::RecoveryStore::begin`].
-    pub(super) fn begin(&mut self, begin: StoreBegin) -> Result<()> {
+    /// See [`crate::RecoveryStore::begin`]; gives which run it is.
+    pub(super) fn begin(&mut self, begin: StoreBegin) -> Result<u64> {
         let id = begin.id;
         if self.committed.contains_key(&id) {
             return Err(Error::conflict(format!(
@@ -140,12 +152,16 @@ impl Vault {
                     "synchronization {id} was begun for other images of the same snapshot"
                 )));
             }
-            return Ok(());
+            if work.begin.kind == begin.kind {
+                return Ok(work.run);
+            }
         }
         let base = begin.base.map(|id| self.entry(id)).transpose()?;
-        let work = Work::new(begin.clone(), base);
+        let run = self.runs + 1;
+        let work = Work::new(begin.clone(), run, base);
+        self.runs = run;
         self.replicas.entry(begin.source).or_default().work = Some(work);
-        Ok(())
+        Ok(run)
     }
 
     /// See [`crate::RecoveryStore::commit`].
@@ -234,27 +250,23 @@ impl Vault {
         })
     }
 
-    /// The synchronization of a source if it still is this one.
-    pub(super) fn work(&self, source: &SourceName, id: SynchronizationId) -> Result<&Work> {
+    /// The synchronization of a writer if it still is under way.
+    pub(super) fn work(&self, of: &Handle) -> Result<&Work> {
         self.replicas
-            .get(source)
+            .get(&of.source)
             .and_then(|replica| replica.work.as_ref())
-            .filter(|work| work.begin.id == id)
-            .ok_or_else(|| ended(source, id))
+            .filter(|work| work.run == of.run)
+            .ok_or_else(|| ended(of))
     }
 
     /// As [`work`](Self::work), with the chunks to write to.
-    pub(super) fn work_mut(
-        &mut self,
-        source: &SourceName,
-        id: SynchronizationId,
-    ) -> Result<(&mut Work, &mut Chunks)> {
+    pub(super) fn work_mut(&mut self, of: &Handle) -> Result<(&mut Work, &mut Chunks)> {
         self.replicas
-            .get_mut(source)
+            .get_mut(&of.source)
             .and_then(|replica| replica.work.as_mut())
-            .filter(|work| work.begin.id == id)
+            .filter(|work| work.run == of.run)
             .map(|work| (work, &mut self.chunks))
-            .ok_or_else(|| ended(source, id))
+            .ok_or_else(|| ended(of))
     }
 
     fn work_by_id(&self, id: SynchronizationId) -> Option<&Work> {
@@ -272,9 +284,10 @@ fn is_work(replica: &Replica, id: SynchronizationId) -> bool {
         .is_some_and(|work| work.begin.id == id)
 }
 
-fn ended(source: &SourceName, id: SynchronizationId) -> Error {
+fn ended(of: &Handle) -> Error {
     Error::conflict(format!(
-        "synchronization {id} of {source} was committed or given up"
+        "synchronization {} of {} was committed, given up or started over",
+        of.id, of.source
     ))
 }
 

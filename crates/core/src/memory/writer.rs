@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use super::image::Image;
-use super::vault::{Chunks, Vault, Work};
+use super::vault::{Chunks, Handle, Vault, Work};
 use crate::{
     ByteCount, ByteOffset, CheckSlice, ChunkDigest, Deduplication, Error, ErrorKind, Extent, Piece,
     PieceContent, RegionAddress, RegionIndex, RegionUpdate, ReplicaWriter, Result, SliceContent,
-    SourceName, SynchronizationId, VerifiedChunk, WriteOutcome, check_blocks, check_ranges,
-    region_count,
+    VerifiedChunk, WriteOutcome, check_blocks, check_ranges, region_count,
 };
 
 /// Writes to one synchronization for as long as it is not committed or given
@@ -19,8 +18,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct MemoryWriter {
     pub(super) vault: Arc<Mutex<Vault>>,
-    pub(super) source: SourceName,
-    pub(super) id: SynchronizationId,
+    pub(super) of: Handle,
 }
 
 impl MemoryWriter {
@@ -33,7 +31,7 @@ impl MemoryWriter {
 impl ReplicaWriter for MemoryWriter {
     fn resume_at(&self, stream: usize) -> RegionIndex {
         let vault = self.vault();
-        let Ok(work) = vault.work(&self.source, self.id) else {
+        let Ok(work) = vault.work(&self.of) else {
             return RegionIndex(0);
         };
         let (at, next) = work.progress;
@@ -46,7 +44,7 @@ impl ReplicaWriter for MemoryWriter {
 
     async fn needed(&self, at: &RegionAddress, digests: &[ChunkDigest]) -> Result<Vec<bool>> {
         let vault = self.vault();
-        let work = vault.work(&self.source, self.id)?;
+        let work = vault.work(&self.of)?;
         region_extent(work, at)?;
         Ok(digests
             .iter()
@@ -56,7 +54,7 @@ impl ReplicaWriter for MemoryWriter {
 
     async fn write(&self, update: RegionUpdate) -> Result<WriteOutcome> {
         let mut vault = self.vault();
-        let (work, chunks) = vault.work_mut(&self.source, self.id)?;
+        let (work, chunks) = vault.work_mut(&self.of)?;
         check_pieces(work, &update.at, &update.pieces)?;
         check_chunks(work, chunks, &update)?;
         // The overlay is the last step that can fail for its input.
@@ -73,7 +71,7 @@ impl ReplicaWriter for MemoryWriter {
 
     async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>> {
         let vault = self.vault();
-        let work = vault.work(&self.source, self.id)?;
+        let work = vault.work(&self.of)?;
         region_extent(work, at)?;
         let map = work.images[at.stream].region(at.region);
         let slices = map.slices().iter().map(|slice| CheckSlice {
@@ -90,7 +88,7 @@ impl ReplicaWriter for MemoryWriter {
         ranges: &[Extent],
     ) -> Result<Vec<Option<ChunkDigest>>> {
         let vault = self.vault();
-        let work = vault.work(&self.source, self.id)?;
+        let work = vault.work(&self.of)?;
         let region = region_extent(work, at)?;
         check_ranges(at.region, region.length(), ranges)?;
         let image = &work.images[at.stream];
@@ -107,7 +105,7 @@ impl ReplicaWriter for MemoryWriter {
 
     async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()> {
         let mut vault = self.vault();
-        let (work, _) = vault.work_mut(&self.source, self.id)?;
+        let (work, _) = vault.work_mut(&self.of)?;
         work.progress = work.progress.max((stream, next));
         Ok(())
     }
@@ -115,8 +113,8 @@ impl ReplicaWriter for MemoryWriter {
     async fn abort(&self) -> Result<()> {
         let mut vault = self.vault();
         // One that has ended already is as good as given up.
-        if vault.work(&self.source, self.id).is_ok()
-            && let Some(replica) = vault.replicas.get_mut(&self.source)
+        if vault.work(&self.of).is_ok()
+            && let Some(replica) = vault.replicas.get_mut(&self.of.source)
         {
             replica.work = None;
         }

@@ -1,11 +1,12 @@
 //! The calls of an agent on a synchronization, and what each waits for.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use backstop_core::{
-    CheckSlice, ChunkDigest, Deduplication, Error, ErrorKind, Extent, RegionAddress, RegionIndex,
-    RegionMap, RegionUpdate, ReplicaWriter, Result, WriteOutcome,
+    CheckSlice, ChunkDigest, Deduplication, Error, ErrorKind, Extent, PointKind, RegionAddress,
+    RegionIndex, RegionMap, RegionUpdate, ReplicaWriter, Result, WriteOutcome,
 };
 use bytes::Bytes;
 
@@ -17,7 +18,8 @@ use crate::map::tree::NodeStore;
 #[async_trait]
 impl ReplicaWriter for Session {
     fn resume_at(&self, stream: usize) -> RegionIndex {
-        self.resume.get(stream).copied().unwrap_or_default()
+        let next = self.resume.get(stream);
+        RegionIndex(next.map_or(0, |next| next.load(Ordering::Acquire)))
     }
 
     async fn needed(&self, at: &RegionAddress, digests: &[ChunkDigest]) -> Result<Vec<bool>> {
@@ -132,13 +134,18 @@ impl ReplicaWriter for Session {
         let due = {
             let mut state = self.state.lock().await;
             self.check(&state)?;
-            if let Some(stream) = state.streams.get_mut(stream) {
-                stream.next = stream.next.max(next.0);
+            if let Some(told) = state.streams.get_mut(stream) {
+                told.next = told.next.max(next.0);
+                self.resume[stream].store(told.next, Ordering::Release);
             }
-            let since = state
-                .bytes_taken()
-                .saturating_sub(state.bytes_at_checkpoint);
-            since >= self.vault.settings.checkpoint_bytes
+            let taken = state.bytes_taken();
+            let compared = state.regions_done();
+            let settings = &self.vault.settings;
+            // A check costs reading, even where it finds nothing to take.
+            taken.saturating_sub(state.bytes_at_checkpoint) >= settings.checkpoint_bytes
+                || self.begin.kind == PointKind::ConsistencyCheck
+                    && compared.saturating_sub(state.regions_at_checkpoint)
+                        >= settings.checkpoint_regions
         };
         if due { self.checkpoint().await } else { Ok(()) }
     }

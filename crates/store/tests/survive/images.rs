@@ -76,6 +76,7 @@ impl Machine {
             }],
             base: self.head,
             deduplication: Deduplication::OwnReplica,
+            kind: kind(self.head),
         }
     }
 
@@ -97,17 +98,20 @@ impl Machine {
     }
 }
 
-/// A point for a synchronization.
-pub(crate) fn new_point(random: &mut fastrand::Rng, begin: &StoreBegin) -> NewPoint {
-    let kind = match begin.base {
+fn kind(base: Option<PointId>) -> PointKind {
+    match base {
         None => PointKind::Initial,
         Some(_) => PointKind::ExpressFull,
-    };
+    }
+}
+
+/// A point for a synchronization.
+pub(crate) fn new_point(random: &mut fastrand::Rng, begin: &StoreBegin) -> NewPoint {
     NewPoint {
         synchronization: begin.id,
         id: PointId::from_bytes(random.u128(..).to_be_bytes()),
         time: Timestamp(1_700_000_000_000),
-        facts: PointFacts::new(kind),
+        facts: PointFacts::new(begin.kind),
         state: ReplicaState::Consistent,
     }
 }
@@ -123,6 +127,14 @@ pub(crate) async fn send(writer: &dyn ReplicaWriter, machine: &Machine) -> Resul
     Ok(())
 }
 
+/// A region of a machine's only image.
+pub(crate) fn address(region: u64) -> RegionAddress {
+    RegionAddress {
+        stream: 0,
+        region: RegionIndex(region),
+    }
+}
+
 /// Sends what changed of one region.
 pub(crate) async fn send_region(
     writer: &dyn ReplicaWriter,
@@ -133,10 +145,7 @@ pub(crate) async fn send_region(
     let start = RegionIndex(region).start().0 as usize;
     let end = (start + REGION_LENGTH as usize).min(machine.bytes.len());
     let mut update = RegionUpdate {
-        at: RegionAddress {
-            stream: 0,
-            region: RegionIndex(region),
-        },
+        at: address(region),
         pieces: Vec::new(),
         chunks: Vec::new(),
     };

@@ -1,11 +1,12 @@
-//! An initial synchronization that is interrupted: it goes on where it was
-//! last made durable, and sends nothing of that again.
+//! A synchronization that is interrupted: it goes on where it was last made
+//! durable, and repeats nothing of that.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use backstop_core::{
-    ErrorKind, RecoveryStore, RegionIndex, ReplicaState, SnapshotId, StoreBegin, SynchronizationId,
+    ErrorKind, PointKind, RecoveryStore, RegionIndex, ReplicaState, SnapshotId, StoreBegin,
+    SynchronizationId,
 };
 use backstop_store::{Credential, DedupStore, DedupStoreBuilder, Takeover, VaultSettings};
 
@@ -160,4 +161,55 @@ async fn a_dropped_initial_goes_on() {
     vault.close().await.unwrap();
     drop(vault);
     go_on(folder.path(), 1, 7).await;
+}
+
+/// A check finds nothing to send, but it was work: it goes on where it was,
+/// too. As what else it is continued, it starts over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_check_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    let mut settings = VaultSettings::default();
+    settings.checkpoint_regions = 2;
+    let at = || at(place).with_settings(settings);
+    let mut machine = machine(1);
+    let vault = at().create().await.unwrap();
+    let writer = vault.begin(begin(1)).await.unwrap();
+    images::send(&*writer, &machine).await.unwrap();
+    let mut random = fastrand::Rng::with_seed(1);
+    let begun = [begin(1)];
+    History::default()
+        .commit(&vault, &mut random, &mut [&mut machine], &begun)
+        .await
+        .unwrap();
+
+    let mut check = machine.begin(&mut random);
+    check.kind = PointKind::ConsistencyCheck;
+    let writer = vault.begin(check.clone()).await.unwrap();
+    for region in 0..7 {
+        let at = images::address(region);
+        assert!(!writer.slices(&at).await.unwrap().is_empty());
+        writer.progress(0, RegionIndex(region + 1)).await.unwrap();
+        assert_eq!(writer.resume_at(0), RegionIndex(region + 1), "it is live");
+    }
+    let again = vault.begin(check.clone()).await.unwrap();
+    assert_eq!(
+        again.resume_at(0),
+        RegionIndex(7),
+        "nothing was interrupted"
+    );
+    drop((again, writer, vault));
+
+    let open = async || at().with_takeover(Takeover::Force).open().await.unwrap();
+    let vault = open().await;
+    let writer = vault.begin(check.clone()).await.unwrap();
+    assert_eq!(writer.resume_at(0), RegionIndex(6), "the last checkpoint");
+    writer.progress(0, RegionIndex(8)).await.unwrap();
+    drop((writer, vault));
+
+    let vault = open().await;
+    check.kind = PointKind::ExpressFull;
+    let writer = vault.begin(check).await.unwrap();
+    assert_eq!(writer.resume_at(0), RegionIndex(0));
+    vault.close().await.unwrap();
 }

@@ -3,7 +3,7 @@
 use super::rig::{Rig, Source};
 use crate::conformance::claim;
 use crate::conformance::model::{self, Edit};
-use crate::{ErrorKind, PointId, REGION_LENGTH, RegionIndex, SnapshotId, SourceName};
+use crate::{ErrorKind, PointId, PointKind, REGION_LENGTH, RegionIndex, SnapshotId, SourceName};
 
 const REGION: u64 = REGION_LENGTH as u64;
 
@@ -67,6 +67,40 @@ pub(super) async fn an_interrupted_synchronization_continues(rig: &mut Rig) {
         source.model(*index).apply(edit);
     }
     rig.commit(&mut source, &run).await;
+    rig.head_holds(&source).await;
+}
+
+pub(super) async fn another_kind_starts_over(rig: &mut Rig) {
+    let mut source = Source::new("vm", 3 * REGION);
+    rig.initial(&mut source).await;
+    let express = rig.begin(&source).await;
+    express.write(0, &Edit::data(7, vec![1; 5000])).await;
+    let told = express.writer.progress(0, RegionIndex(2)).await;
+    claim::succeeds(told, "progress is taken");
+
+    let mut begin = express.begin.clone();
+    begin.kind = PointKind::ConsistencyCheck;
+    let check = rig.resume(begin.clone()).await;
+    claim::equal(
+        &check.writer.resume_at(0),
+        &RegionIndex(0),
+        "nothing is skipped that another kind of synchronization passed over",
+    );
+    claim::fails(
+        express.writer.progress(0, RegionIndex(3)).await,
+        ErrorKind::Conflict,
+        "what started over ends the writers it had",
+    );
+    let edit = Edit::data(REGION + 5, vec![2; 600]);
+    check.write(0, &edit).await;
+    let told = check.writer.progress(0, RegionIndex(2)).await;
+    claim::succeeds(told, "progress is taken");
+    let check = rig.resume(begin).await;
+    if check.writer.resume_at(0) <= RegionIndex(1) {
+        check.write(0, &edit).await;
+    }
+    source.model(0).apply(&edit);
+    rig.commit(&mut source, &check).await;
     rig.head_holds(&source).await;
 }
 

@@ -48,6 +48,7 @@ pub async fn recovery_store(make: impl AsyncFn() -> Arc<dyn StoreUnderTest>) {
         commits::committing_again_gives_the_same_point,
         commits::points_are_ordered_by_commit_not_by_time,
         lifecycle::an_interrupted_synchronization_continues,
+        lifecycle::another_kind_starts_over,
         lifecycle::a_synchronization_stays_on_its_snapshot,
         lifecycle::an_abort_leaves_the_replica_as_it_was,
         lifecycle::a_second_begin_gives_up_the_first,

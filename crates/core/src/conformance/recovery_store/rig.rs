@@ -114,6 +114,10 @@ impl Rig {
             streams: source.streams(),
             base: source.head,
             deduplication: source.deduplication,
+            kind: match source.head {
+                None => PointKind::Initial,
+                Some(_) => PointKind::ExpressFull,
+            },
         }
     }
 
