@@ -59,8 +59,29 @@ pub struct NewPoint {
     pub time: Timestamp,
     /// The snapshot's facts.
     pub facts: PointFacts,
+    /// The replica's state before it, from which `state` was made:
+    /// [`Pending`](ReplicaState::Pending) for a replica that is not there.
+    pub state_before: ReplicaState,
     /// The replica's state after it.
     pub state: ReplicaState,
+}
+
+impl NewPoint {
+    /// Checks that a replica's state still is what the new one was made from;
+    /// for stores, inside the step that commits.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::ErrorKind::Conflict) if it is another.
+    pub fn check_state(&self, source: &SourceName, state: &ReplicaState) -> Result<()> {
+        if *state == self.state_before {
+            return Ok(());
+        }
+        Err(Error::conflict(format!(
+            "the replica of {source} was {} when synchronization {} was to be committed, \
+             and is {state} now; look again",
+            self.state_before, self.synchronization
+        )))
+    }
 }
 
 /// What a vault keeps of a replica.
@@ -124,13 +145,18 @@ pub trait RecoveryStore: Send + Sync {
 
     /// Turns synchronizations into points, and their replicas' heads to them.
     ///
-    /// A synchronization that was committed before gives its point again.
+    /// A synchronization that was committed before gives its point again,
+    /// whatever else is asked. A state that was [set](Self::set_state) is never
+    /// overwritten unseen, not even by a commit that goes on after its caller
+    /// went away: each new point says on which state its own rests.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) for an unknown
-    /// synchronization; [`Fenced`](crate::ErrorKind::Fenced) if another owner
-    /// took over. After any error but `NotFound` the outcome is unknown until
-    /// it is asked for.
+    /// synchronization; [`Conflict`](crate::ErrorKind::Conflict) if a replica's
+    /// state is another than [`state_before`](NewPoint::state_before); after
+    /// these nothing is changed. [`Fenced`](crate::ErrorKind::Fenced) if
+    /// another owner took over. After any other error the outcome is unknown
+    /// until it is asked for.
     async fn commit(&self, points: Vec<NewPoint>) -> Result<Vec<RecoveryPoint>>;
 
     /// The point that a committed synchronization became.

@@ -27,6 +27,8 @@ enum Mutation {
     LosesAPiece,
     /// A group is committed one by one.
     CommitsOneByOne,
+    /// A commit overwrites whatever state there is.
+    ForgetsDoubt,
     /// What the whole vault holds is told to everybody.
     TellsWhatOthersHave,
     /// One region too many is skipped when a synchronization continues.
@@ -85,7 +87,17 @@ impl RecoveryStore for Mutant {
             stale,
         }))
     }
-    async fn commit(&self, points: Vec<NewPoint>) -> Result<Vec<RecoveryPoint>> {
+    async fn commit(&self, mut points: Vec<NewPoint>) -> Result<Vec<RecoveryPoint>> {
+        if self.is(Mutation::ForgetsDoubt) {
+            for replica in self.inner.replicas().await? {
+                let unfinished = replica.unfinished.map(|of| of.synchronization);
+                for point in &mut points {
+                    if unfinished == Some(point.synchronization) {
+                        point.state_before = replica.state.clone();
+                    }
+                }
+            }
+        }
         if !self.is(Mutation::CommitsOneByOne) {
             return self.inner.commit(points).await;
         }
@@ -275,6 +287,7 @@ async fn broken_stores_fail_for_the_right_reason() {
             "refused group commit makes no point",
         ),
         (Mutation::TellsWhatOthersHave, "only another source stored"),
+        (Mutation::ForgetsDoubt, "rests on another state"),
         (Mutation::SkipsARegion, "nothing is skipped"),
         (Mutation::TrustsOtherKinds, "another kind"),
         (

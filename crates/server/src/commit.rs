@@ -78,6 +78,7 @@ impl Shared {
             synchronization: id,
             id: point_id(source, id),
             time: now,
+            state_before: state.clone(),
             state: state.after(ReplicaEvent::Committed(kind)).map_err(within)?,
             facts: commit.facts,
         })

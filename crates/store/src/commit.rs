@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use backstop_core::{
     Document, Encoding, Error, ErrorKind, HashedChunk, MAX_CHUNK_LENGTH, NewPoint, RecoveryPoint,
-    Result, StreamSummary, VerifiedChunk,
+    ReplicaState, Result, StreamSummary, VerifiedChunk,
 };
 use bytes::Bytes;
 
@@ -115,6 +115,9 @@ async fn member(vault: &Arc<Vault>, point: NewPoint) -> Result<Member> {
                 point.id
             )));
         }
+        let replica = vault.replica_entry(&session.begin.source).await?;
+        let state = replica.map_or(ReplicaState::Pending, |replica| replica.state);
+        point.check_state(&session.begin.source, &state)?;
         return Ok(Member::New(session, Box::new(point)));
     }
     match vault.committed(point.synchronization).await? {

@@ -153,16 +153,20 @@ impl ProtectionService for TestService {
         for commit in commits {
             // The point is named as its synchronization: simple and unique.
             let id = PointId::from_bytes(commit.synchronization.to_bytes());
-            let doubtless = ReplicaState::Consistent;
-            let state = match commit.facts.kind {
-                PointKind::Initial => ReplicaState::Pending,
-                _ => doubtless,
-            };
+            let replicas = self.memory.replicas().await?;
+            let before = replicas.into_iter().find(|replica| {
+                let unfinished = replica.unfinished.as_ref();
+                unfinished.is_some_and(|it| it.synchronization == commit.synchronization)
+            });
+            let before = before.map_or(ReplicaState::Pending, |replica| replica.state);
+            let event = ReplicaEvent::Committed(commit.facts.kind);
             points.push(NewPoint {
                 synchronization: commit.synchronization,
                 id,
                 time: Timestamp(0),
-                state: state.after(ReplicaEvent::Committed(commit.facts.kind))?,
+                // Who commits again is told what was.
+                state: before.after(event).unwrap_or(ReplicaState::Consistent),
+                state_before: before,
                 facts: commit.facts,
             });
         }

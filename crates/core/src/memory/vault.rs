@@ -172,12 +172,17 @@ impl Vault {
             if self.committed.contains_key(&new.synchronization) {
                 continue;
             }
-            if self.work_by_id(new.synchronization).is_none() {
+            let replica = self
+                .replicas
+                .iter()
+                .find(|(_, replica)| is_work(replica, new.synchronization));
+            let Some((source, replica)) = replica else {
                 return Err(Error::not_found(format!(
                     "synchronization {} is not known",
                     new.synchronization
                 )));
-            }
+            };
+            new.check_state(source, &replica.state)?;
             if self.points.contains_key(&new.id) || !ids.insert(new.id) {
                 return Err(Error::conflict(format!(
                     "recovery point {} exists already",

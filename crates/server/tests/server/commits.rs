@@ -71,6 +71,30 @@ async fn a_cancelled_commit_can_be_repeated() {
     rig.commit(&request, PointKind::Initial).await.unwrap();
 }
 
+/// A commit that its caller gave up may still be under way in the vault, with
+/// the state that it was made from: a check that is asked for meanwhile stays
+/// asked for.
+#[tokio::test]
+async fn a_commit_on_its_way_does_not_overwrite_doubt() {
+    let rig = Rig::new().await;
+    let head = rig.protect("vm", 100, None, &[]).await;
+    let request = rig.request("vm", 100, Some(head.id));
+    rig.begin(&request).await;
+    rig.faults
+        .inject_next(Operation::StoreCommit, Effect::Delay(1));
+    let on_its_way = rig.commit(&request, PointKind::ExpressFull);
+    futures::pin_mut!(on_its_way);
+    assert!(futures::poll!(&mut on_its_way).is_pending());
+    // The source's slot is held here, but a dropped commit holds none.
+    let other = Rig::over(rig.store.clone()).await;
+    let asked = other.server.request_check(&name("vm")).await.unwrap();
+    let error = on_its_way.await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert!(error.to_string().contains("vm"), "{error}");
+    let record = rig.server.source(&name("vm")).await.unwrap().unwrap();
+    assert_eq!((record.state, record.head), (asked, Some(head.id)));
+}
+
 #[tokio::test]
 async fn one_bad_member_stops_its_group() {
     let rig = Rig::new().await;

@@ -4,8 +4,9 @@ use super::rig::{Rig, Source, stream};
 use crate::conformance::claim;
 use crate::conformance::model::Edit;
 use crate::{
-    ByteCount, Consistency, Document, ErrorKind, PointFacts, PointId, PointKind, Provenance,
-    RecoveryPoint, ReplicaState, Sample, SourceName, SynchronizationId, Timestamp, TransferCounts,
+    ByteCount, Consistency, Document, ErrorKind, InconsistencyReason, PointFacts, PointId,
+    PointKind, Provenance, RecoveryPoint, ReplicaState, Sample, SourceName, SynchronizationId,
+    Timestamp, TransferCounts,
 };
 
 const LENGTH: u64 = (8 << 20) + 12_345;
@@ -126,7 +127,7 @@ pub(super) async fn an_initial_becomes_visible_by_its_commit(rig: &mut Rig) {
 pub(super) async fn what_the_agent_said_is_kept(rig: &mut Rig) {
     let source = Source::with_images("machine", &[("boot", 5000), ("root", 1 << 20)]);
     let run = rig.begin(&source).await;
-    let mut new = rig.point(run.id());
+    let mut new = rig.point(&run).await;
     new.facts = PointFacts {
         kind: PointKind::ConsistencyCheck,
         consistency: Consistency::Application,
@@ -214,7 +215,7 @@ pub(super) async fn a_group_commits_together(rig: &mut Rig) {
             run.write(*index, edit).await;
             source.model(*index).apply(edit);
         }
-        group.push(rig.point(run.id()));
+        group.push(rig.point(&run).await);
     }
     group.reverse();
     let points = claim::succeeds(rig.store.commit(group.clone()).await, "a group commits");
@@ -251,12 +252,9 @@ pub(super) async fn a_group_with_an_unknown_member_changes_nothing(rig: &mut Rig
     let run_a = rig.begin(&first).await;
     run_a.write(0, &edit).await;
     let run_b = rig.begin(&second).await;
-    let unknown = SynchronizationId::from_bytes(rig.identity());
-    let group = vec![
-        rig.point(run_a.id()),
-        rig.point(unknown),
-        rig.point(run_b.id()),
-    ];
+    let mut missing = rig.point(&run_b).await;
+    missing.synchronization = SynchronizationId::from_bytes(rig.identity());
+    let group = vec![rig.point(&run_a).await, missing, rig.point(&run_b).await];
     claim::fails(
         rig.store.commit(group.clone()).await,
         ErrorKind::NotFound,
@@ -281,6 +279,48 @@ pub(super) async fn a_group_with_an_unknown_member_changes_nothing(rig: &mut Rig
     rig.head_holds(&second).await;
 }
 
+pub(super) async fn a_doubt_is_not_committed_over(rig: &mut Rig) {
+    let mut source = Source::new("a", 100_000);
+    let mut other = Source::new("b", 100_000);
+    rig.initial(&mut source).await;
+    let runs = [rig.begin(&source).await, rig.begin(&other).await];
+    let mut group = vec![rig.point(&runs[1]).await, rig.point(&runs[0]).await];
+    let doubt = ReplicaState::Inconsistent {
+        reason: InconsistencyReason::Requested,
+        since: Timestamp(5),
+    };
+    let set = rig.store.set_state(&source.name, doubt.clone()).await;
+    claim::succeeds(set, "a state is set");
+    claim::fails(
+        rig.store.commit(group.clone()).await,
+        ErrorKind::Conflict,
+        "a commit that rests on another state than the replica's is refused",
+    );
+    claim::equal(
+        &rig.state(&source.name).await,
+        &doubt,
+        "a refused commit leaves the state that was set",
+    );
+    claim::holds(
+        points(rig, &other.name).await.is_empty() && points(rig, &source.name).await.len() == 1,
+        "a commit that rests on another state makes no point visible",
+    );
+    group[1].state_before = doubt;
+    let (of_source, of_other) = (group[1].id, group[0].id);
+    claim::succeeds(
+        rig.store.commit(group.clone()).await,
+        "a commit that knows the state succeeds",
+    );
+    source.head = Some(of_source);
+    other.head = Some(of_other);
+    claim::succeeds(
+        rig.store.commit(group).await,
+        "a commit is repeated, whatever the state is now",
+    );
+    rig.head_holds(&source).await;
+    rig.head_holds(&other).await;
+}
+
 pub(super) async fn committing_again_gives_the_same_point(rig: &mut Rig) {
     let mut source = Source::new("vm", 200_000);
     let mut other = Source::new("other", 1000);
@@ -288,7 +328,7 @@ pub(super) async fn committing_again_gives_the_same_point(rig: &mut Rig) {
     let point = rig.commit(&mut source, &run).await;
     let other_run = rig.begin(&other).await;
     // Another identity, time and facts change nothing: the first is told.
-    let again = vec![rig.point(run.id()), rig.point(other_run.id())];
+    let again = vec![rig.point(&run).await, rig.point(&other_run).await];
     other.head = Some(again[1].id);
     let repeated = claim::succeeds(rig.store.commit(again).await, "a commit can be repeated");
     claim::equal(
@@ -320,7 +360,7 @@ pub(super) async fn points_are_ordered_by_commit_not_by_time(rig: &mut Rig) {
     let mut expected = Vec::new();
     for time in [5000, 1000, 9000, 1000] {
         let run = rig.begin(&source).await;
-        let mut new = rig.point(run.id());
+        let mut new = rig.point(&run).await;
         new.time = Timestamp(time);
         expected.push(new.id);
         source.head = Some(new.id);

@@ -141,7 +141,7 @@ pub(super) async fn an_abort_leaves_the_replica_as_it_was(rig: &mut Rig) {
         &(source.head, false),
         "what was given up is not unfinished",
     );
-    let new = rig.point(run.id());
+    let new = rig.point(&run).await;
     claim::fails(
         rig.store.commit(vec![new]).await,
         ErrorKind::NotFound,
@@ -166,7 +166,7 @@ pub(super) async fn a_second_begin_gives_up_the_first(rig: &mut Rig) {
     let late = model::update(0, RegionIndex(0), &Edit::data(150_000, vec![3; 100]));
     let _ = first.writer.write(late).await;
     let _ = first.writer.abort().await;
-    let new = rig.point(first.id());
+    let new = rig.point(&first).await;
     claim::fails(
         rig.store.commit(vec![new]).await,
         ErrorKind::NotFound,

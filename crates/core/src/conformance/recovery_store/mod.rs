@@ -45,6 +45,7 @@ pub async fn recovery_store(make: impl AsyncFn() -> Arc<dyn StoreUnderTest>) {
         commits::what_the_agent_said_is_kept,
         commits::a_group_commits_together,
         commits::a_group_with_an_unknown_member_changes_nothing,
+        commits::a_doubt_is_not_committed_over,
         commits::committing_again_gives_the_same_point,
         commits::points_are_ordered_by_commit_not_by_time,
         lifecycle::an_interrupted_synchronization_continues,

@@ -79,7 +79,7 @@ async fn synchronize(
             // Left unfinished: the next begin gives it up.
             1 => {}
             _ => {
-                group.push(rig.point(run.id()));
+                group.push(rig.point(&run).await);
                 after.push((index, source));
             }
         }

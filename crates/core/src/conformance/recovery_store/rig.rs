@@ -134,20 +134,27 @@ impl Rig {
         Run { begin, writer }
     }
 
+    /// The state of a source's replica.
+    pub(super) async fn state(&self, source: &SourceName) -> ReplicaState {
+        let record = claim::succeeds(self.store.replica(source).await, "a replica is told");
+        record.map_or(ReplicaState::Pending, |record| record.state)
+    }
+
     /// A point for a synchronization, one second after the one before.
-    pub(super) fn point(&mut self, synchronization: SynchronizationId) -> NewPoint {
+    pub(super) async fn point(&mut self, run: &Run) -> NewPoint {
         self.now.0 += 1000;
         NewPoint {
-            synchronization,
+            synchronization: run.id(),
             id: PointId::from_bytes(self.identity()),
             time: self.now,
             facts: PointFacts::new(PointKind::Initial),
+            state_before: self.state(&run.begin.source).await,
             state: ReplicaState::Consistent,
         }
     }
 
     pub(super) async fn commit(&mut self, source: &mut Source, run: &Run) -> RecoveryPoint {
-        let new = self.point(run.id());
+        let new = self.point(run).await;
         let mut points = claim::succeeds(
             self.store.commit(vec![new.clone()]).await,
             "a synchronization commits",

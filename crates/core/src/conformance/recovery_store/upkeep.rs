@@ -156,7 +156,7 @@ pub(super) async fn states_are_kept(rig: &mut Rig) {
     claim::equal(&told, &Some(doubt.clone()), "a begin leaves the state");
     rig.commit(&mut source, &run).await;
     let run = rig.begin(&source).await;
-    let mut new = rig.point(run.id());
+    let mut new = rig.point(&run).await;
     new.state = doubt.clone();
     source.head = Some(new.id);
     claim::succeeds(
