@@ -228,6 +228,17 @@ pub trait ReplicaWriter: Send + Sync {
     /// See [`crate::Synchronization::progress`].
     async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()>;
 
+    /// Ends this run and gives back the memory that it took: what was told as
+    /// dealt with is made durable if it was not, and
+    /// [`begin`](RecoveryStore::begin) with the same id continues there. Every
+    /// later call is a [`Conflict`](crate::ErrorKind::Conflict), but `abort`
+    /// and `suspend`, which then do nothing.
+    ///
+    /// # Errors
+    /// If nothing could be made durable; memory is given back all the same,
+    /// and it continues from where it last was durable.
+    async fn suspend(&self) -> Result<()>;
+
     /// See [`crate::Synchronization::abort`].
     async fn abort(&self) -> Result<()>;
 }

@@ -35,6 +35,8 @@ enum Mutation {
     SkipsARegion,
     /// What was passed over counts as compared.
     TrustsOtherKinds,
+    /// A synchronization goes on after it was suspended.
+    SuspendsNothing,
     /// Nothing ever differs.
     SeesNoDifference,
     /// Blocks that could not be read read as zeros.
@@ -226,6 +228,12 @@ impl ReplicaWriter for MutantWriter {
     async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()> {
         self.inner.progress(stream, next).await
     }
+    async fn suspend(&self) -> Result<()> {
+        if self.mutation == Mutation::SuspendsNothing {
+            return Ok(());
+        }
+        self.inner.suspend().await
+    }
     async fn abort(&self) -> Result<()> {
         self.inner.abort().await
     }
@@ -289,6 +297,7 @@ async fn broken_stores_fail_for_the_right_reason() {
         (Mutation::TellsWhatOthersHave, "only another source stored"),
         (Mutation::ForgetsDoubt, "rests on another state"),
         (Mutation::SkipsARegion, "nothing is skipped"),
+        (Mutation::SuspendsNothing, "ends its writer"),
         (Mutation::TrustsOtherKinds, "another kind"),
         (
             Mutation::SeesNoDifference,

@@ -8,6 +8,7 @@ use backstop_core::{
     SystemClock,
 };
 
+use crate::idle::LastLook;
 use crate::server::{ProtectionServer, Shared};
 use crate::settings::ServerSettings;
 use crate::sources::Sources;
@@ -112,6 +113,7 @@ impl ProtectionServerBuilder {
                 deduplication: self.deduplication,
                 settings: self.settings,
                 sources: Sources::default(),
+                last_look: LastLook::default(),
             }),
         })
     }

@@ -40,6 +40,9 @@
 //!   expiry until a consistency check was committed: an agent's sample that
 //!   differs, an operator's wish, damage found by whatever is read of the
 //!   replica's head (but a vault that is open for reading only can't note it).
+//! - *Agents that went away.* A synchronization that nobody calls for longer
+//!   than [`idle_max`](ServerSettings::idle_max) is suspended: its memory is
+//!   given back, what it did stays, and its id continues it.
 //! - *Removal.* Only [`expire`](ProtectionServer::expire) removes points, by a
 //!   policy and the server's clock; agents never do.
 //! - *Recovery around damage.* A bad chunk costs its own range, which is
@@ -51,6 +54,7 @@ mod commit;
 mod doubt;
 mod extents;
 mod identity;
+mod idle;
 mod plan;
 mod recover;
 mod restore;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use backstop_core::{Clock, Deduplication, Maintenance, Monitor, ProtectionService, RecoveryStore};
 
 use crate::builder::ProtectionServerBuilder;
+use crate::idle::LastLook;
 use crate::service::Service;
 use crate::settings::ServerSettings;
 use crate::sources::Sources;
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) deduplication: Deduplication,
     pub(crate) settings: ServerSettings,
     pub(crate) sources: Sources,
+    pub(crate) last_look: LastLook,
 }
 
 impl ProtectionServer {

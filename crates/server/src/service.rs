@@ -59,6 +59,7 @@ impl ProtectionService for Service {
 impl Shared {
     /// Begins or continues a checked request.
     async fn begin(self: &Arc<Self>, request: BeginRequest) -> Result<Arc<dyn Synchronization>> {
+        self.release_idle_now_and_then().await;
         let mut slot = self.sources.hold(&request.source).await;
         let mut record = self.store.replica(&request.source).await?;
         if let (Some(record), Some(reason)) = (&mut record, &request.doubt) {
@@ -86,9 +87,17 @@ impl Shared {
                 reason: reason.clone(),
             });
         }
+        let activity = match slot.current(request.id) {
+            // One that is begun again may still be called where it was begun first.
+            Some(before) => Arc::clone(&before.activity),
+            None => Arc::default(),
+        };
+        drop(activity.call(&*self.clock));
         let current = Current {
             id: request.id,
             plan: plan.clone(),
+            writer: Arc::clone(&writer),
+            activity: Arc::clone(&activity),
         };
         self.sources.set(&mut slot, &request.source, current);
         Ok(Arc::new(Session {
@@ -98,6 +107,7 @@ impl Shared {
             streams: request.streams,
             plan,
             writer,
+            activity,
         }))
     }
 }

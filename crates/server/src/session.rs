@@ -10,6 +10,7 @@ use backstop_core::{
 };
 
 use crate::checks;
+use crate::idle::{Activity, Call};
 use crate::server::Shared;
 
 pub(crate) struct Session {
@@ -19,6 +20,14 @@ pub(crate) struct Session {
     pub(crate) streams: Vec<StreamSpec>,
     pub(crate) plan: Plan,
     pub(crate) writer: Arc<dyn ReplicaWriter>,
+    pub(crate) activity: Arc<Activity>,
+}
+
+impl Session {
+    /// Keeps it from being idle while a call is under way.
+    fn call(&self) -> Call<'_> {
+        self.activity.call(&*self.shared.clock)
+    }
 }
 
 #[async_trait]
@@ -32,16 +41,19 @@ impl Synchronization for Session {
     }
 
     async fn needed(&self, at: &RegionAddress, digests: &[ChunkDigest]) -> Result<Vec<bool>> {
+        let _call = self.call();
         checks::region_length(&self.streams, at)?;
         self.writer.needed(at, digests).await
     }
 
     async fn write(&self, update: RegionUpdate) -> Result<WriteOutcome> {
+        let _call = self.call();
         checks::update(&self.streams, &update)?;
         self.writer.write(update).await
     }
 
     async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>> {
+        let _call = self.call();
         checks::region_length(&self.streams, at)?;
         self.writer.slices(at).await
     }
@@ -51,12 +63,14 @@ impl Synchronization for Session {
         at: &RegionAddress,
         ranges: &[Extent],
     ) -> Result<Vec<Option<ChunkDigest>>> {
+        let _call = self.call();
         let length = checks::region_length(&self.streams, at)?;
         check_ranges(at.region, ByteCount(length), ranges)?;
         self.writer.block_digests(at, ranges).await
     }
 
     async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()> {
+        let _call = self.call();
         let spec = checks::stream(&self.streams, stream)?;
         let count = region_count(spec.length);
         if next.0 > count {
@@ -69,6 +83,7 @@ impl Synchronization for Session {
     }
 
     async fn abort(&self) -> Result<()> {
+        let _call = self.call();
         let mut slot = self.shared.sources.hold(&self.source).await;
         self.writer.abort().await?;
         if slot.current(self.id).is_some() {

@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use backstop_core::{Plan, SourceName, SynchronizationId};
+use backstop_core::{Plan, ReplicaWriter, SourceName, SynchronizationId};
 use tokio::sync::OwnedMutexGuard;
+
+use crate::idle::Activity;
 
 /// What is under way, by source.
 ///
@@ -31,10 +33,11 @@ pub(crate) struct Slot {
 }
 
 /// A synchronization under way.
-#[derive(Clone)]
 pub(crate) struct Current {
     pub(crate) id: SynchronizationId,
     pub(crate) plan: Plan,
+    pub(crate) writer: Arc<dyn ReplicaWriter>,
+    pub(crate) activity: Arc<Activity>,
 }
 
 impl Sources {
@@ -66,6 +69,26 @@ impl Sources {
         held
     }
 
+    /// Holds the slots of synchronizations that are idle. Slots of sources
+    /// that have none and that nobody holds are dropped on the way.
+    pub(crate) fn hold_idle(&self, idle: impl Fn(&Current) -> bool) -> Vec<OwnedMutexGuard<Slot>> {
+        let mut found = Vec::new();
+        self.registry().slots.retain(|_, slot| {
+            // Who waits for a slot has a share of it.
+            let is_alone = Arc::strong_count(slot) == 1;
+            let Ok(held) = Arc::clone(slot).try_lock_owned() else {
+                return true;
+            };
+            match &held.current {
+                None => return !is_alone,
+                Some(current) if idle(current) => found.push(held),
+                Some(_) => {}
+            }
+            true
+        });
+        found
+    }
+
     /// Makes this the synchronization of the source whose slot is held.
     pub(crate) fn set(&self, slot: &mut Slot, source: &SourceName, current: Current) {
         self.clear(slot);
@@ -85,5 +108,36 @@ impl Slot {
     /// The synchronization, if it is this one.
     pub(crate) fn current(&self, id: SynchronizationId) -> Option<&Current> {
         self.current.as_ref().filter(|current| current.id == id)
+    }
+
+    /// The synchronization, whichever it is.
+    pub(crate) fn any(&self) -> Option<&Current> {
+        self.current.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn slots_of_nobody_are_dropped() {
+        let sources = Sources::default();
+        let name = |name: &str| SourceName::new(name).unwrap();
+        drop(sources.hold(&name("gone")).await);
+        let held = sources.hold(&name("held")).await;
+        let waited_for = name("held");
+        let waiting = sources.hold(&waited_for);
+        futures::pin_mut!(waiting);
+        assert!(futures::poll!(&mut waiting).is_pending());
+        assert!(sources.hold_idle(|_| true).is_empty());
+        let left = |sources: &Sources| sources.registry().slots.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(left(&sources), [name("held")]);
+        drop(held);
+        assert!(sources.hold_idle(|_| true).is_empty());
+        assert_eq!(left(&sources), [name("held")], "one waits for it");
+        drop(waiting.await);
+        assert!(sources.hold_idle(|_| true).is_empty());
+        assert!(left(&sources).is_empty());
     }
 }

@@ -115,6 +115,11 @@ impl NewNodes {
         std::mem::take(&mut fresh.frames)
     }
 
+    /// Forgets what waits: its synchronization is over.
+    pub(crate) fn forget(&self) {
+        *self.lock() = Fresh::default();
+    }
+
     /// Says that taken frames stand in a pack: they move to the shared cache.
     pub(crate) fn appended(&self, digests: &[ChunkDigest]) {
         let mut fresh = self.lock();

@@ -357,9 +357,17 @@ impl Session {
         self.check(&*self.state.lock().await)
     }
 
-    /// Nothing more is taken.
+    /// Nothing more is taken, and nothing is kept: whoever still has a hold of
+    /// it may never let go.
     pub(crate) async fn end(&self) {
-        self.state.lock().await.over = true;
+        let mut state = self.state.lock().await;
+        state.over = true;
+        (state.run, state.queued) = Default::default();
+        for stream in &mut state.streams {
+            stream.leaves.clear();
+        }
+        self.nodes.forget();
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = OwnChunks::default();
     }
 
     /// Makes durable what was done so far.

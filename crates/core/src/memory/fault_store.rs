@@ -153,6 +153,11 @@ impl ReplicaWriter for FaultWriter {
         self.faults.around(Operation::WriterProgress, call).await
     }
 
+    async fn suspend(&self) -> Result<()> {
+        let call = self.inner.suspend();
+        self.faults.around(Operation::WriterSuspend, call).await
+    }
+
     async fn abort(&self) -> Result<()> {
         let call = self.inner.abort();
         self.faults.around(Operation::WriterAbort, call).await

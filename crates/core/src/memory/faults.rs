@@ -42,6 +42,8 @@ pub enum Operation {
     WriterCompare,
     /// `ReplicaWriter::progress`.
     WriterProgress,
+    /// `ReplicaWriter::suspend`.
+    WriterSuspend,
     /// `ReplicaWriter::abort`.
     WriterAbort,
     /// `Recovery::recover` and reads of an opened point.

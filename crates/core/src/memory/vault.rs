@@ -274,6 +274,15 @@ impl Vault {
             .ok_or_else(|| ended(of))
     }
 
+    /// Ends a writer, if it has not; its work stays.
+    pub(super) fn end_run(&mut self, of: &Handle) {
+        let next = self.runs + 1;
+        if let Ok((work, _)) = self.work_mut(of) {
+            work.run = next;
+            self.runs = next;
+        }
+    }
+
     fn work_by_id(&self, id: SynchronizationId) -> Option<&Work> {
         self.replicas
             .values()
@@ -291,7 +300,7 @@ fn is_work(replica: &Replica, id: SynchronizationId) -> bool {
 
 fn ended(of: &Handle) -> Error {
     Error::conflict(format!(
-        "synchronization {} of {} was committed, given up or started over",
+        "synchronization {} of {} was committed, given up, suspended or started over",
         of.id, of.source
     ))
 }

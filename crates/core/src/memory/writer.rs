@@ -110,6 +110,11 @@ impl ReplicaWriter for MemoryWriter {
         Ok(())
     }
 
+    async fn suspend(&self) -> Result<()> {
+        self.vault().end_run(&self.of);
+        Ok(())
+    }
+
     async fn abort(&self) -> Result<()> {
         let mut vault = self.vault();
         // One that has ended already is as good as given up.

@@ -4,6 +4,7 @@
 mod commits;
 mod conformance;
 mod doubts;
+mod idle;
 mod plans;
 mod restores;
 mod retention;

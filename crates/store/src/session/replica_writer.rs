@@ -150,6 +150,29 @@ impl ReplicaWriter for Session {
         if due { self.checkpoint().await } else { Ok(()) }
     }
 
+    async fn suspend(&self) -> Result<()> {
+        let behind = {
+            let state = self.state.lock().await;
+            if state.over {
+                return Ok(());
+            }
+            state.bytes_taken() != state.bytes_at_checkpoint
+                || state.regions_done() != state.regions_at_checkpoint
+        };
+        let kept = if behind {
+            self.checkpoint().await
+        } else {
+            Ok(())
+        };
+        let _one = self.vault.commit.lock().await;
+        // It may have been committed meanwhile.
+        if !self.state.lock().await.over {
+            self.end().await;
+            self.vault.forget(self.begin.id);
+        }
+        kept
+    }
+
     async fn abort(&self) -> Result<()> {
         let vault = &self.vault;
         let _one = vault.commit.lock().await;

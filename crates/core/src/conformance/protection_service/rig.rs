@@ -7,10 +7,10 @@ use async_trait::async_trait;
 
 use super::super::claim;
 use crate::{
-    BeginRequest, ByteCount, CheckSlice, ChunkDigest, Commit, Extent, Plan, PointFacts, PointKind,
-    ProtectionService, RecoveryPoint, RegionAddress, RegionIndex, RegionUpdate, ReplicaWriter,
-    Result, SnapshotId, SourceName, StreamName, StreamSpec, Synchronization, SynchronizationId,
-    WriteOutcome,
+    BeginRequest, ByteCount, CheckSlice, ChunkDigest, Commit, Error, Extent, Plan, PointFacts,
+    PointKind, ProtectionService, RecoveryPoint, RegionAddress, RegionIndex, RegionUpdate,
+    ReplicaWriter, Result, SnapshotId, SourceName, StreamName, StreamSpec, Synchronization,
+    SynchronizationId, WriteOutcome,
 };
 
 /// A service and a source of identities.
@@ -45,6 +45,9 @@ impl ReplicaWriter for AsWriter {
     }
     async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()> {
         self.0.progress(stream, next).await
+    }
+    async fn suspend(&self) -> Result<()> {
+        Err(Error::internal("a service suspends by itself"))
     }
     async fn abort(&self) -> Result<()> {
         self.0.abort().await

@@ -70,6 +70,53 @@ pub(super) async fn an_interrupted_synchronization_continues(rig: &mut Rig) {
     rig.head_holds(&source).await;
 }
 
+pub(super) async fn a_suspended_synchronization_continues(rig: &mut Rig) {
+    let mut source = Source::new("vm", 3 * REGION);
+    let run = rig.begin(&source).await;
+    let edits = [0, 1, 2].map(|region| Edit::data(region * REGION + 5, vec![1; 5000]));
+    for edit in &edits[..2] {
+        run.write(0, edit).await;
+    }
+    let told = run.writer.progress(0, RegionIndex(1)).await;
+    claim::succeeds(told, "progress is taken");
+    claim::succeeds(run.writer.suspend().await, "a synchronization is suspended");
+    claim::fails(
+        run.writer.progress(0, RegionIndex(3)).await,
+        ErrorKind::Conflict,
+        "suspending a synchronization ends its writer",
+    );
+    let unfinished = head(rig, &source.name).await;
+    claim::equal(
+        &unfinished,
+        &(None, true),
+        "what is suspended is unfinished",
+    );
+
+    let again = rig.resume(run.begin.clone()).await;
+    claim::equal(
+        &again.writer.resume_at(0),
+        &RegionIndex(1),
+        "what was told as dealt with outlives suspending",
+    );
+    claim::succeeds(run.writer.suspend().await, "suspending again does nothing");
+    claim::succeeds(
+        run.writer.abort().await,
+        "giving up what is over does nothing",
+    );
+    for edit in &edits[1..] {
+        again.write(0, edit).await;
+    }
+    for edit in &edits {
+        source.model(0).apply(edit);
+    }
+    rig.commit(&mut source, &again).await;
+    claim::succeeds(
+        again.writer.suspend().await,
+        "suspending what was committed does nothing",
+    );
+    rig.head_holds(&source).await;
+}
+
 pub(super) async fn another_kind_starts_over(rig: &mut Rig) {
     let mut source = Source::new("vm", 3 * REGION);
     rig.initial(&mut source).await;

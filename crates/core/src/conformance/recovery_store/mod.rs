@@ -49,6 +49,7 @@ pub async fn recovery_store(make: impl AsyncFn() -> Arc<dyn StoreUnderTest>) {
         commits::committing_again_gives_the_same_point,
         commits::points_are_ordered_by_commit_not_by_time,
         lifecycle::an_interrupted_synchronization_continues,
+        lifecycle::a_suspended_synchronization_continues,
         lifecycle::another_kind_starts_over,
         lifecycle::a_synchronization_stays_on_its_snapshot,
         lifecycle::an_abort_leaves_the_replica_as_it_was,
