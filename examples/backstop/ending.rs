@@ -14,8 +14,6 @@ pub enum Verdict {
     RangesMissing,
     /// Protected, but for blocks that can't be read on the source.
     BlocksUnreadable,
-    /// Protected, but the image was written to meanwhile.
-    ImageChanged,
 }
 
 /// Why a run stopped.
@@ -54,7 +52,6 @@ impl From<Verdict> for ExitCode {
         Self::from(match verdict {
             Verdict::Done => 0,
             Verdict::RangesMissing => 9,
-            Verdict::ImageChanged => 14,
             Verdict::BlocksUnreadable => 15,
         })
     }

@@ -2,7 +2,7 @@
 //! changed.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
 use crate::lab::{Lab, image, run};
@@ -355,4 +355,33 @@ fn a_folder_that_may_not_be_written() {
     lab.run(["restore", "vm@latest", "--to", "locked/back.img"])
         .expect(3)
         .says(&["locked"]);
+}
+
+/// A live image is refused, not made a torn point of.
+#[test]
+fn an_image_that_is_written_to_meanwhile() {
+    let lab = Lab::with_point();
+    let before = lab.json(["points", "vm"]);
+    let live = std::fs::File::options()
+        .write(true)
+        .open(lab.path("vm.img"));
+    let live = live.unwrap();
+    let output = lab
+        .command(["protect", "vm", "--image", "vm.img"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn();
+    let mut child = output.unwrap();
+    let mut round = 0_u64;
+    while child.try_wait().unwrap().is_none() {
+        round += 1;
+        live.write_all_at(&round.to_le_bytes(), 4096).unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(14), "{said}");
+    assert!(said.contains("vm.img was written to"), "{said}");
+    assert_eq!(lab.json(["points", "vm"]), before);
+    // Left alone it is protected.
+    lab.run(["protect", "vm", "--image", "vm.img"]).expect(0);
 }

@@ -84,7 +84,10 @@ impl Agent {
     /// # Errors
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a bad name or changed
     /// extents outside the image; those of the source, but blocks that can't
-    /// be read are recorded in the point; those of the service.
+    /// be read are recorded in the point; [`Conflict`](ErrorKind::Conflict),
+    /// and no point is made, if the source
+    /// [finds](BlockSource::verify_unchanged) that it changed while it was
+    /// read; those of the service.
     pub async fn protect(
         &self,
         name: &str,
@@ -146,9 +149,29 @@ impl Agent {
         self.commit(prepared).await
     }
 
+    /// Commits, unless an image changed while it was read: a point of that
+    /// would be of no instant.
+    async fn commit(&self, prepared: Vec<Prepared<'_>>) -> Result<Vec<RecoveryPoint>> {
+        let mut torn = vec![false; prepared.len()];
+        let mut failure = None;
+        for (one, torn) in prepared.iter().zip(&mut torn) {
+            if let Err(error) = one.verify_unchanged().await {
+                *torn = error.kind() == ErrorKind::Conflict;
+                failure = Some(failure.unwrap_or(error));
+            }
+        }
+        if let Some(error) = failure {
+            for (one, is_torn) in prepared.into_iter().zip(torn) {
+                one.leave(is_torn).await;
+            }
+            return Err(error);
+        }
+        self.commit_verified(&prepared).await
+    }
+
     /// Commits, and asks again while the service is unavailable: a commit may
     /// be repeated, so that a lost answer costs nothing.
-    async fn commit(&self, prepared: Vec<Prepared>) -> Result<Vec<RecoveryPoint>> {
+    async fn commit_verified(&self, prepared: &[Prepared<'_>]) -> Result<Vec<RecoveryPoint>> {
         let commits: Vec<Commit> = prepared.iter().map(|one| one.commit.clone()).collect();
         let mut attempt = 1;
         loop {

@@ -17,10 +17,40 @@ use crate::watch;
 const CHECK_REASON: &str = "check-reason";
 
 /// A synchronization that has only to be committed.
-pub(crate) struct Prepared {
+pub(crate) struct Prepared<'a> {
     pub(crate) commit: Commit,
+    source: SourceName,
+    images: Vec<(StreamName, &'a dyn BlockSource)>,
+    /// Whether a later run can name the same snapshot.
+    is_named: bool,
     /// Kept until then, as the service may hold it by this alone.
-    _synchronization: Arc<dyn Synchronization>,
+    synchronization: Arc<dyn Synchronization>,
+}
+
+impl Prepared<'_> {
+    /// Checks that the images still are what was read of them.
+    pub(crate) async fn verify_unchanged(&self) -> Result<()> {
+        for (name, image) in &self.images {
+            image.verify_unchanged().await.map_err(|error| {
+                error.within(format_args!("image {name} of source {}", self.source))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Does not commit. It is given up if what was read is of no use, or if
+    /// nobody can continue it.
+    pub(crate) async fn leave(self, is_torn: bool) {
+        if is_torn || !self.is_named {
+            give_up(&*self.synchronization).await;
+        }
+    }
+}
+
+async fn give_up(synchronization: &dyn Synchronization) {
+    if let Err(error) = synchronization.abort().await {
+        tracing::debug!(%error, "a synchronization could not be given up");
+    }
 }
 
 /// One image of a synchronization.
@@ -118,7 +148,7 @@ impl Identity {
 
 /// Begins or continues a synchronization and transfers what it needs.
 #[tracing::instrument(name = "synchronize", skip_all, fields(source = %request.source))]
-pub(crate) async fn prepare(agent: &Agent, mut request: Request<'_>) -> Result<Prepared> {
+pub(crate) async fn prepare<'a>(agent: &Agent, mut request: Request<'a>) -> Result<Prepared<'a>> {
     let base = request.settle()?;
     let status = agent.service.replica(&request.source).await?;
     let identity = Identity::find(agent, request.snapshot, base, status.as_ref())?;
@@ -133,10 +163,8 @@ pub(crate) async fn prepare(agent: &Agent, mut request: Request<'_>) -> Result<P
         Ok(done) => done,
         Err(error) => {
             // Nobody can continue what has no snapshot's name.
-            if request.snapshot.is_none()
-                && let Err(abort) = run.sync.abort().await
-            {
-                tracing::debug!(%abort, "a failed synchronization could not be given up");
+            if request.snapshot.is_none() {
+                give_up(&*run.sync).await;
             }
             return Err(error);
         }
@@ -158,7 +186,14 @@ pub(crate) async fn prepare(agent: &Agent, mut request: Request<'_>) -> Result<P
             synchronization: run.identity.id,
             facts,
         },
-        _synchronization: run.sync,
+        synchronization: run.sync,
+        is_named: request.snapshot.is_some(),
+        images: request
+            .streams
+            .into_iter()
+            .map(|stream| (stream.name, stream.image))
+            .collect(),
+        source: request.source,
     })
 }
 

@@ -7,7 +7,7 @@ mod service;
 use std::sync::Arc;
 
 use backstop_agent::{Agent, AgentSettings, Changes, Request};
-use backstop_core::memory::{Effect, MemorySource, Operation};
+use backstop_core::memory::{Effect, FaultSource, Faults, MemorySource, Operation};
 use backstop_core::{
     BlockSource, ByteCount, ByteOffset, Consistency, CpuPool, Document, ErrorKind, Event, Extent,
     ExtentSet, InconsistencyReason, Monitor, PieceContent, PointKind, Progress, ProtectionService,
@@ -309,6 +309,57 @@ async fn doubt_is_told_before_the_check() {
         matches!(&state, ReplicaState::Inconsistent { reason: why, .. } if *why == reason),
         "{state}"
     );
+}
+
+/// An image that was written to while it was read is of no instant.
+#[tokio::test]
+async fn an_image_that_changed_makes_no_point() {
+    let service = TestService::new();
+    let agent = agent(&service);
+    let faults = Faults::none();
+    let steady = MemorySource::new(noise(9000, 1));
+    let image = FaultSource::new(Arc::new(MemorySource::new(noise(9000, 2))), faults.clone());
+    let named = |name: &str, image| {
+        let snapshot = SnapshotId::from_bytes([name.as_bytes()[0]; 16]);
+        Request::new(SourceName::new(name).unwrap())
+            .with_stream(StreamName::disk(), image, Changes::Unknown)
+            .with_snapshot(snapshot)
+    };
+    let unfinished = async |name: &str| {
+        let source = SourceName::new(name).unwrap();
+        let status = service.replica(&source).await.unwrap().unwrap();
+        assert_eq!(status.head, None);
+        status.unfinished.is_some()
+    };
+    faults.inject_next(Operation::SourceVerify, Effect::Fail(ErrorKind::Conflict));
+    let group = vec![named("changed", &image), named("steady", &steady)];
+    let error = agent.protect_group(group).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    let said = error.to_string();
+    assert!(said.contains("image disk of source changed"), "{said}");
+    assert!(service.log.commits.lock().unwrap().is_empty());
+    assert!(!unfinished("changed").await, "nothing torn is continued");
+    assert!(unfinished("steady").await);
+
+    // Whether it changed could not be told: the same snapshot can be.
+    faults.inject_next(
+        Operation::SourceVerify,
+        Effect::Fail(ErrorKind::Unavailable),
+    );
+    let error = agent
+        .synchronize(named("changed", &image))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(unfinished("changed").await);
+    faults.inject_next(
+        Operation::SourceVerify,
+        Effect::Fail(ErrorKind::Unavailable),
+    );
+    let unnamed = agent.protect("unnamed", &image, Changes::Unknown).await;
+    assert_eq!(unnamed.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(!unfinished("unnamed").await, "nobody can continue it");
+    agent.synchronize(named("changed", &image)).await.unwrap();
 }
 
 #[tokio::test]

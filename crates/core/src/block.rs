@@ -19,7 +19,8 @@ pub struct Geometry {
 /// One frozen state of a block image, for reading.
 ///
 /// *Frozen*: every read of a range gives the same bytes, for as long as the
-/// source lives; who hands over a live image gets a torn recovery point.
+/// source lives; who hands over a live image gets a torn recovery point, or
+/// none where [`verify_unchanged`](Self::verify_unchanged) finds it out.
 /// *Concurrent*: any number of reads may be under way at once. *Cancelling* a
 /// read by dropping its future is safe at any time.
 ///
@@ -57,6 +58,19 @@ pub trait BlockSource: Send + Sync {
     /// all that is left out reads as zeros. `range` itself is always a right
     /// answer.
     async fn data_extents(&self, range: Extent) -> Result<Vec<Extent>>;
+
+    /// Checks that the image still is the one that was read: asked once, when
+    /// everything was read and before a recovery point is made of it.
+    ///
+    /// Whoever reads something that others can write to answers by what the
+    /// medium tells of that (a time of modification, a generation, a lease)
+    /// and documents what it can't tell; what nobody can change is unchanged.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::ErrorKind::Conflict) if it changed: no recovery
+    /// point is made. [`Unavailable`](crate::ErrorKind::Unavailable) if that
+    /// can't be told now.
+    async fn verify_unchanged(&self) -> Result<()>;
 }
 
 /// A block image to write to.

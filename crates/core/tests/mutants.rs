@@ -260,6 +260,9 @@ impl BlockSource for HidesUnreadable {
     async fn data_extents(&self, range: Extent) -> Result<Vec<Extent>> {
         self.0.data_extents(range).await
     }
+    async fn verify_unchanged(&self) -> Result<()> {
+        self.0.verify_unchanged().await
+    }
 }
 
 #[async_trait]

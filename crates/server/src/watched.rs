@@ -79,6 +79,10 @@ impl BlockSource for Watched {
     async fn data_extents(&self, range: Extent) -> Result<Vec<Extent>> {
         self.watch(self.image.data_extents(range).await).await
     }
+
+    async fn verify_unchanged(&self) -> Result<()> {
+        self.image.verify_unchanged().await
+    }
 }
 
 #[async_trait]

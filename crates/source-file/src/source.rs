@@ -35,8 +35,10 @@ const BUFFER_LENGTH: usize = backstop_core::REGION_LENGTH as usize;
 /// It must hold one frozen state: a snapshot, an image nobody writes. Its
 /// length is noticed when it is opened; reading past the end of a file that
 /// was cut since is a [`Conflict`](backstop_core::ErrorKind::Conflict), and
-/// [`verify_unchanged`](Self::verify_unchanged) tells afterwards whether a
-/// file was written to meanwhile.
+/// [`verify_unchanged`](BlockSource::verify_unchanged) tells afterwards whether
+/// a file was written to meanwhile (by its time of modification, so not two
+/// writes within one tick of the file system's clock), and of a device only
+/// whether its length is another.
 ///
 /// Reads run on the blocking threads of the caller's tokio runtime, each on
 /// its own, so several at once are served at once. Clones share the open file.
@@ -115,16 +117,6 @@ impl FileSource {
         let digest = ChunkDigest::of(&system::identity(&image.metadata));
         let (id, _) = digest.as_bytes().split_first_chunk::<16>()?;
         Some(SnapshotId::from_bytes(*id))
-    }
-
-    /// Checks that the file still has the length and the time of modification
-    /// it had when it was opened; of a block device only the length is known.
-    ///
-    /// # Errors
-    /// [`Conflict`](backstop_core::ErrorKind::Conflict) if it changed.
-    pub async fn verify_unchanged(&self) -> Result<()> {
-        let shared = Arc::clone(&self.shared);
-        blocking(move || shared.verify_unchanged()).await
     }
 }
 
@@ -318,5 +310,12 @@ impl BlockSource for FileSource {
         }
         let shared = Arc::clone(&self.shared);
         blocking(move || shared.data_extents(range)).await
+    }
+
+    /// Checks that the file still has the length and the time of modification
+    /// it had when it was opened; of a block device only the length is known.
+    async fn verify_unchanged(&self) -> Result<()> {
+        let shared = Arc::clone(&self.shared);
+        blocking(move || shared.verify_unchanged()).await
     }
 }

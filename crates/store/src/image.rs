@@ -153,4 +153,9 @@ impl BlockSource for Image {
         }
         Ok(found)
     }
+
+    async fn verify_unchanged(&self) -> Result<()> {
+        // A recovery point is immutable.
+        Ok(())
+    }
 }

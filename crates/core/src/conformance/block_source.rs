@@ -34,6 +34,10 @@ pub(super) async fn reads_as(
     many_reads(source, model, random, rounds).await;
     holes(source, model, random).await;
     past_the_end(source, model).await;
+    claim::succeeds(
+        source.verify_unchanged().await,
+        "an image that nobody changed is unchanged",
+    );
 }
 
 fn geometry(source: &dyn BlockSource, model: &Model) {

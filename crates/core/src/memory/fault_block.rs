@@ -41,6 +41,11 @@ impl BlockSource for FaultSource {
         let call = self.inner.data_extents(range);
         self.faults.around(Operation::SourceExtents, call).await
     }
+
+    async fn verify_unchanged(&self) -> Result<()> {
+        let call = self.inner.verify_unchanged();
+        self.faults.around(Operation::SourceVerify, call).await
+    }
 }
 
 /// A block target that fails as planned.

@@ -189,6 +189,10 @@ impl BlockSource for FaultRecovery {
         let call = self.inner.data_extents(range);
         self.faults.around(Operation::SourceExtents, call).await
     }
+
+    async fn verify_unchanged(&self) -> Result<()> {
+        self.inner.verify_unchanged().await
+    }
 }
 
 #[async_trait]

@@ -16,6 +16,8 @@ pub enum Operation {
     SourceRead,
     /// `BlockSource::data_extents`.
     SourceExtents,
+    /// `BlockSource::verify_unchanged`.
+    SourceVerify,
     /// `BlockTarget::prepare`.
     TargetPrepare,
     /// `BlockTarget::write`.

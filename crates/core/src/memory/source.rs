@@ -169,4 +169,8 @@ impl BlockSource for MemorySource {
         }
         Ok(data.iter().collect())
     }
+
+    async fn verify_unchanged(&self) -> Result<()> {
+        Ok(())
+    }
 }

@@ -273,6 +273,11 @@ impl BlockSource for MemoryRecovery {
         let data: crate::ExtentSet = runs.into_iter().map(|(extent, _)| extent).collect();
         Ok(data.iter().collect())
     }
+
+    async fn verify_unchanged(&self) -> Result<()> {
+        // A recovery point is immutable.
+        Ok(())
+    }
 }
 
 #[async_trait]
