@@ -1,8 +1,8 @@
 //! The express full: only changed extents are read and sent, so its cost
 //! follows the change and not the image.
 
-use backstop_core::{ByteCount, ByteOffset, Extent, ExtentSet, REGION_LENGTH, RegionIndex, Result};
-use futures::{TryStreamExt, stream};
+use backstop_core::{ByteOffset, Extent, ExtentSet, REGION_LENGTH, RegionIndex, Result};
+use futures::stream;
 
 use crate::cut::{Short, cut};
 use crate::ledger::Prefix;
@@ -71,28 +71,6 @@ impl Run<'_> {
         };
         let regions = self.agent.cpu.run(cut_all).await??;
         self.send(regions).await
-    }
-
-    /// Adds what may hold data beyond the length that the replica knows.
-    pub(crate) async fn add_growth(
-        &self,
-        lane: &Lane<'_>,
-        before: ByteCount,
-        changed: &mut ExtentSet,
-    ) -> Result<()> {
-        if before >= lane.length {
-            return Ok(());
-        }
-        let grown = Extent::between(ByteOffset(before.0), ByteOffset(lane.length.0));
-        let first = RegionIndex::at(grown.offset());
-        let mut windows = std::pin::pin!(lane.windows(first));
-        while let Some(window) = windows.try_next().await? {
-            window
-                .data
-                .within(grown)
-                .for_each(|data| changed.insert(data));
-        }
-        Ok(())
     }
 }
 

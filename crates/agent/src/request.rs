@@ -17,8 +17,8 @@ pub enum Changes {
     Since {
         /// A recovery point of this source.
         base: PointId,
-        /// What may have changed since; more than changed is right too. What
-        /// an image has grown by need not be told.
+        /// What may have changed since; more than changed is right too. Of an
+        /// image that was resized since, everything is compared.
         extents: ExtentSet,
     },
 }

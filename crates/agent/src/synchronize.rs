@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use backstop_core::{
-    BeginRequest, BlockSource, ByteCount, Commit, Error, Event, ExtentSet, InconsistencyReason,
-    Plan, PointFacts, PointId, PointKind, ReplicaStatus, Result, Sample, SnapshotId, SourceName,
-    StreamName, StreamSpec, Synchronization, SynchronizationId,
+    BeginRequest, BlockSource, ByteCount, Commit, Error, Event, Extent, ExtentSet,
+    InconsistencyReason, Plan, PointFacts, PointId, PointKind, ReplicaStatus, Result, Sample,
+    SnapshotId, SourceName, StreamName, StreamSpec, Synchronization, SynchronizationId,
 };
 
 use crate::agent::Agent;
 use crate::ledger::Ledger;
-use crate::request::{Changes, Request};
+use crate::request::{Changes, Request, StreamRequest};
 use crate::watch;
 
 /// The name under which a point's provenance tells why it was a check.
@@ -159,7 +159,7 @@ pub(crate) async fn prepare<'a>(agent: &Agent, mut request: Request<'a>) -> Resu
         ledger: Ledger::default(),
         identity,
     };
-    let (kind, outcome) = match run.transfer(&request, status.as_ref()).await {
+    let (kind, outcome) = match run.transfer(&request).await {
         Ok(done) => done,
         Err(error) => {
             // Nobody can continue what has no snapshot's name.
@@ -218,11 +218,7 @@ async fn begin(
 }
 
 impl Run<'_> {
-    async fn transfer(
-        &mut self,
-        request: &Request<'_>,
-        status: Option<&ReplicaStatus>,
-    ) -> Result<(PointKind, Outcome)> {
+    async fn transfer(&mut self, request: &Request<'_>) -> Result<(PointKind, Outcome)> {
         let streams = request.streams.iter().enumerate();
         let lanes: Vec<Lane<'_>> = streams
             .map(|(stream, asked)| Lane {
@@ -234,7 +230,7 @@ impl Run<'_> {
             .collect();
         let mut outcome = Outcome::default();
         if self.identity.base.is_some() {
-            match self.attempt(request, &lanes, status).await? {
+            match self.attempt(request, &lanes).await? {
                 Attempt::Done(kind, outcome) => return Ok((kind, outcome)),
                 Attempt::Doubted(doubted) => outcome = doubted,
             }
@@ -264,12 +260,7 @@ impl Run<'_> {
     }
 
     /// Synchronizes by the changed extents that the request tells.
-    async fn attempt(
-        &self,
-        request: &Request<'_>,
-        lanes: &[Lane<'_>],
-        status: Option<&ReplicaStatus>,
-    ) -> Result<Attempt> {
+    async fn attempt(&self, request: &Request<'_>, lanes: &[Lane<'_>]) -> Result<Attempt> {
         let doubted = |sample, reason| {
             Ok(Attempt::Doubted(Outcome {
                 sample,
@@ -283,10 +274,7 @@ impl Run<'_> {
             }
             Plan::Check { reason } => doubted(Sample::default(), reason),
             Plan::ExpressFull => {
-                let Some(changed) = self.changed(request, lanes, status).await? else {
-                    let reason = "the replica's head changed while it was looked at";
-                    return doubted(Sample::default(), reason.into());
-                };
+                let changed: Vec<ExtentSet> = request.streams.iter().map(changed).collect();
                 // First, so that nothing is called finished on the word of a
                 // tracker that lies.
                 let sample = self.sample(lanes, &changed).await?;
@@ -315,32 +303,15 @@ impl Run<'_> {
         };
         watch::event(&*self.agent.monitor, &event)
     }
+}
 
-    /// The changed extents of each image, with what it has grown by; none if
-    /// they refer to another point than the replica's head.
-    async fn changed(
-        &self,
-        request: &Request<'_>,
-        lanes: &[Lane<'_>],
-        status: Option<&ReplicaStatus>,
-    ) -> Result<Option<Vec<ExtentSet>>> {
-        let mut changed = Vec::with_capacity(lanes.len());
-        for (asked, lane) in request.streams.iter().zip(lanes) {
-            let Changes::Since { base, extents } = &asked.changes else {
-                return Ok(None);
-            };
-            let Some(status) = status.filter(|status| status.head == Some(*base)) else {
-                return Ok(None);
-            };
-            let before = status
-                .streams
-                .iter()
-                .find(|stream| stream.name == asked.name);
-            let before = before.map_or(ByteCount::ZERO, |stream| stream.length);
-            let mut extents = extents.clone();
-            self.add_growth(lane, before, &mut extents).await?;
-            changed.push(extents);
-        }
-        Ok(Some(changed))
+/// What may have changed of an image.
+fn changed(stream: &StreamRequest<'_>) -> ExtentSet {
+    match &stream.changes {
+        Changes::Since { extents, .. } => extents.clone(),
+        // Anything.
+        Changes::Unknown => [Extent::whole(stream.image.geometry().length)]
+            .into_iter()
+            .collect(),
     }
 }

@@ -133,6 +133,7 @@ proptest! {
                 let expected = match (&changes, points.is_empty()) {
                     (_, true) => PointKind::Initial,
                     (Changes::Unknown, _) => PointKind::ConsistencyCheck,
+                    _ if points.last().is_some_and(|(_, before)| before.len() != data.len()) => PointKind::ConsistencyCheck,
                     _ => PointKind::ExpressFull,
                 };
                 let seed = random.u64(..) ^ number as u64;

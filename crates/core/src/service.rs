@@ -9,8 +9,8 @@ use async_trait::async_trait;
 
 use crate::{
     ByteCount, ChunkDigest, Extent, InconsistencyReason, Piece, PointFacts, PointId, RecoveryPoint,
-    RegionIndex, ReplicaState, Result, SnapshotId, SourceName, StreamName, StreamSummary,
-    SynchronizationId, VerifiedChunk,
+    RegionIndex, ReplicaState, Result, SnapshotId, SourceName, StreamName, SynchronizationId,
+    VerifiedChunk,
 };
 
 /// One image that a synchronization reads.
@@ -115,9 +115,6 @@ pub struct ReplicaStatus {
     pub state: ReplicaState,
     /// The newest recovery point; changes are expected since this one.
     pub head: Option<PointId>,
-    /// The images of the newest recovery point: an agent reads what has grown
-    /// since as changed. Empty without one.
-    pub streams: Vec<StreamSummary>,
     /// What can be continued.
     pub unfinished: Option<Unfinished>,
 }

@@ -23,18 +23,10 @@ pub(crate) struct Service {
 impl ProtectionService for Service {
     #[instrument(level = "debug", skip_all, fields(%source))]
     async fn replica(&self, source: &SourceName) -> Result<Option<ReplicaStatus>> {
-        let store = &self.shared.store;
-        let Some(record) = store.replica(source).await? else {
-            return Ok(None);
-        };
-        let head = match record.head {
-            Some(head) => Some(store.point(head).await?),
-            None => None,
-        };
-        Ok(Some(ReplicaStatus {
+        let record = self.shared.store.replica(source).await?;
+        Ok(record.map(|record| ReplicaStatus {
             state: record.state,
             head: record.head,
-            streams: head.map(|head| head.streams).unwrap_or_default(),
             unfinished: record.unfinished,
         }))
     }

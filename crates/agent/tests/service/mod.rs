@@ -89,17 +89,10 @@ impl TestService {
 #[async_trait]
 impl ProtectionService for TestService {
     async fn replica(&self, source: &SourceName) -> Result<Option<ReplicaStatus>> {
-        let Some(record) = self.store.replica(source).await? else {
-            return Ok(None);
-        };
-        let streams = match record.head {
-            Some(head) => self.store.point(head).await?.streams,
-            None => Vec::new(),
-        };
-        Ok(Some(ReplicaStatus {
+        let record = self.store.replica(source).await?;
+        Ok(record.map(|record| ReplicaStatus {
             state: record.state,
             head: record.head,
-            streams,
             unfinished: record.unfinished,
         }))
     }
@@ -114,9 +107,22 @@ impl ProtectionService for TestService {
             state = state.after(ReplicaEvent::Doubted { reason, at })?;
             self.store.set_state(&request.source, state.clone()).await?;
         }
+        let as_it_was = match head {
+            Some(head) => {
+                let streams = self.store.point(head).await?.streams;
+                let streams = streams.iter().map(|of| (&of.name, of.length));
+                streams.eq(request.streams.iter().map(|of| (&of.name, of.length)))
+            }
+            None => false,
+        };
         let plan = match (head, &state, request.base) {
             (None, ..) => Plan::Initial,
-            (Some(head), ReplicaState::Consistent, Some(base)) if head == base => Plan::ExpressFull,
+            (Some(head), ReplicaState::Consistent, Some(base)) if head == base && as_it_was => {
+                Plan::ExpressFull
+            }
+            (Some(head), ReplicaState::Consistent, Some(base)) if head == base => Plan::Check {
+                reason: "the images are others".into(),
+            },
             (_, ReplicaState::Inconsistent { reason, .. }, _) => Plan::Check {
                 reason: reason.to_string(),
             },
