@@ -20,11 +20,19 @@ pub struct Options {
 /// Runs all tests, then all doctests; fails if either failed.
 pub fn run(options: &Options) -> Outcome<()> {
     let environment = peers::set_up(&project::target()?.join("peers"), &options.without)?;
-    let tests = command::run(
-        runner(options.keep_going)
-            .args(["--workspace", "--all-features"])
-            .envs(environment.clone()),
-    );
+    let root = project::root()?;
+    let mut tests = Ok(());
+    for words in runs(has_nextest(), options.keep_going) {
+        // What can't be built can't be tested.
+        tests = tests.and_then(|()| {
+            command::run(
+                Command::new(project::cargo())
+                    .current_dir(&root)
+                    .args(words)
+                    .envs(environment.clone()),
+            )
+        });
+    }
     if tests.is_err() && !options.keep_going {
         return tests;
     }
@@ -38,22 +46,47 @@ pub fn run(options: &Options) -> Outcome<()> {
     tests.and(doctests)
 }
 
-/// `cargo nextest run` where it is installed, else `cargo test` of everything but doctests.
-fn runner(keep_going: bool) -> Command {
-    let mut runner = Command::new(project::cargo());
-    if let Ok(root) = project::root() {
-        runner.current_dir(root);
-    }
-    if has_nextest() {
-        runner.args(["nextest", "run"]);
+/// What cargo is told, one run after the other: nextest where it is installed,
+/// else its own test runner, for everything but doctests.
+fn runs(has_nextest: bool, keep_going: bool) -> Vec<Vec<&'static str>> {
+    let everything = ["--workspace", "--all-features"];
+    let (before, mut tests) = if has_nextest {
+        // It builds the examples with the tests, as `cargo test` does only
+        // when it runs doctests too.
+        (None, vec!["nextest", "run"])
     } else {
-        runner.args(["test", "--lib", "--bins", "--tests", "--examples"]);
-    }
-    runner.args(keep_going.then_some("--no-fail-fast"));
-    runner
+        // As examples, not as tests of examples: tests run the command line.
+        let examples = vec!["build", "--examples"];
+        (Some(examples), vec!["test", "--lib", "--bins", "--tests"])
+    };
+    tests.extend(keep_going.then_some("--no-fail-fast"));
+    let runs = before.into_iter().chain([tests]);
+    runs.map(|words| [words, everything.to_vec()].concat())
+        .collect()
 }
 
 /// Whether cargo-nextest is installed.
 pub fn has_nextest() -> bool {
     command::run_quietly(Command::new(project::cargo()).args(["nextest", "--version"])).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_programs_under_test_are_built_before_the_tests() {
+        let plain = runs(false, false);
+        assert_eq!(plain[0][..2], ["build", "--examples"]);
+        assert_eq!(plain[1][0], "test");
+        // As a test, an example is built under another name.
+        assert!(!plain[1].contains(&"--examples"), "{plain:?}");
+        let nextest = runs(true, true);
+        assert_eq!(nextest.len(), 1);
+        for run in plain.iter().chain(&nextest) {
+            let everything = ["--workspace", "--all-features"];
+            assert!(run.ends_with(&everything), "{run:?}");
+        }
+        assert!(nextest[0].contains(&"--no-fail-fast"));
+    }
 }
