@@ -62,7 +62,7 @@ async fn replica_holds(synchronization: &Arc<dyn Synchronization>, model: &Model
 async fn a_source_is_protected_again_and_again(rig: &mut Rig) {
     let length = (9 << 20) + 5;
     let name = source("vm");
-    let replica = claim::succeeds(rig.service.replica(&name).await, "a replica is told");
+    let replica = rig.status(&name).await;
     claim::equal(
         &replica,
         &None,
@@ -91,7 +91,7 @@ async fn a_source_is_protected_again_and_again(rig: &mut Rig) {
             model.apply(&edit);
         }
         replica_holds(&begun, &model).await;
-        let status = claim::succeeds(rig.service.replica(&name).await, "a replica is told");
+        let status = rig.status(&name).await;
         let told = status.and_then(|status| status.head);
         claim::equal(
             &told,
@@ -110,7 +110,7 @@ async fn a_source_is_protected_again_and_again(rig: &mut Rig) {
             &kind,
             "a point tells how its changes were found",
         );
-        let status = claim::succeeds(rig.service.replica(&name).await, "a replica is told");
+        let status = rig.status(&name).await;
         let told = status.map(|status| (status.state, status.head, status.unfinished));
         let expected = Some((ReplicaState::Consistent, Some(point.id), None));
         claim::equal(&told, &expected, "after a commit the head is the point");
@@ -171,10 +171,7 @@ async fn doubt_outlives_its_check(rig: &mut Rig) {
         "an agent that doubts the replica is answered with a check",
     );
     claim::succeeds(begun.abort().await, "a check is given up");
-    let status = claim::succeeds(
-        rig.service.replica(&request.source).await,
-        "a replica is told",
-    );
+    let status = rig.status(&request.source).await;
     let state = status.map(|status| status.state);
     claim::holds(
         matches!(&state, Some(ReplicaState::Inconsistent { reason: why, .. }) if *why == reason),
@@ -186,10 +183,7 @@ async fn doubt_outlives_its_check(rig: &mut Rig) {
         "a doubtful replica is checked",
     );
     rig.commit(&request, PointKind::ConsistencyCheck).await;
-    let status = claim::succeeds(
-        rig.service.replica(&request.source).await,
-        "a replica is told",
-    );
+    let status = rig.status(&request.source).await;
     claim::equal(
         &status.map(|status| status.state),
         &Some(ReplicaState::Consistent),
@@ -288,8 +282,8 @@ async fn groups_commit_together(rig: &mut Rig) {
     let refused = rig.service.commit(commits.clone()).await;
     claim::holds(refused.is_err(), "a group with a bad member is refused");
     for request in &requests {
-        let status = rig.service.replica(&request.source).await;
-        let head = claim::succeeds(status, "a replica is told").and_then(|status| status.head);
+        let status = rig.status(&request.source).await;
+        let head = status.and_then(|status| status.head);
         claim::equal(&head, &None, "a refused group makes no point");
     }
     commits[1].facts.kind = PointKind::Initial;
@@ -332,8 +326,7 @@ async fn synchronizations_continue(rig: &mut Rig) {
     model.apply(&edit);
     claim::succeeds(begun.progress(0, RegionIndex(1)).await, "progress is taken");
     drop(begun);
-    let status = rig.service.replica(&request.source).await;
-    let status = claim::succeeds(status, "a replica is told");
+    let status = rig.status(&request.source).await;
     let unfinished = status.and_then(|status| status.unfinished);
     let unfinished = unfinished.map(|unfinished| (unfinished.synchronization, unfinished.snapshot));
     let expected = Some((request.id, request.snapshot));

@@ -25,6 +25,7 @@ mod fault_block;
 mod fault_store;
 mod faults;
 mod image;
+mod reading;
 mod source;
 mod store;
 mod target;

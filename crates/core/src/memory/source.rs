@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::reading;
 use crate::{
     BlockSource, ByteCount, ByteOffset, Error, ErrorKind, Extent, ExtentSet, Geometry, Result,
 };
@@ -111,13 +112,7 @@ impl MemorySource {
     }
 
     fn check_range(&self, range: Extent) -> Result<()> {
-        if Extent::whole(self.geometry.length).contains(range) {
-            return Ok(());
-        }
-        Err(Error::invalid_input(format!(
-            "range {range} passes the end of an image of {} bytes",
-            self.geometry.length
-        )))
+        reading::check_range("the image", self.geometry.length, range)
     }
 }
 
@@ -137,24 +132,13 @@ impl BlockSource for MemorySource {
                 format!("blocks {bad} of the image can't be read"),
             ));
         }
-        let mut plain = vec![0; length.to_usize()?];
-        for (extent, data) in self.parts_in(range) {
-            let shared = extent.intersection(range);
-            let from = ByteCount(shared.offset().0 - extent.offset().0).to_usize()?;
-            let to = ByteCount(shared.offset().0 - at.0).to_usize()?;
-            let count = shared.length().to_usize()?;
-            plain[to..to + count].copy_from_slice(&data[from..from + count]);
-        }
+        let plain = reading::plain(range, self.parts_in(range))?;
         self.bytes_read.fetch_add(length.0, Ordering::SeqCst);
         Ok(Bytes::from(plain))
     }
 
     async fn read_extents(&self, extents: &[Extent]) -> Result<Vec<Bytes>> {
-        let mut answers = Vec::with_capacity(extents.len());
-        for extent in extents {
-            answers.push(self.read(extent.offset(), extent.length()).await?);
-        }
-        Ok(answers)
+        reading::one_by_one(self, extents).await
     }
 
     async fn data_extents(&self, range: Extent) -> Result<Vec<Extent>> {

@@ -8,6 +8,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
 use super::image::Image;
+use super::reading;
 use super::vault::{Handle, Vault};
 use super::writer::MemoryWriter;
 use crate::{
@@ -201,14 +202,7 @@ struct MemoryRecovery {
 
 impl MemoryRecovery {
     fn check_range(&self, range: Extent) -> Result<()> {
-        if Extent::whole(self.image.length()).contains(range) {
-            return Ok(());
-        }
-        Err(Error::invalid_input(format!(
-            "range {range} passes the end of {} ({} bytes)",
-            self.name,
-            self.image.length()
-        )))
+        reading::check_range(&self.name, self.image.length(), range)
     }
 
     fn recover_now(&self, range: Extent) -> Result<RecoveredRange> {
@@ -247,24 +241,16 @@ impl BlockSource for MemoryRecovery {
     }
 
     async fn read(&self, at: ByteOffset, length: ByteCount) -> Result<Bytes> {
-        let recovered = self.recover_now(Extent::new(at, length)?)?;
+        let range = Extent::new(at, length)?;
+        let recovered = self.recover_now(range)?;
         if let Some((_, error)) = recovered.missing.into_iter().next() {
             return Err(error);
         }
-        let mut plain = vec![0; length.to_usize()?];
-        for (extent, bytes) in recovered.data {
-            let start = ByteCount(extent.offset().0 - at.0).to_usize()?;
-            plain[start..start + bytes.len()].copy_from_slice(&bytes);
-        }
-        Ok(Bytes::from(plain))
+        Ok(reading::plain(range, recovered.data)?.into())
     }
 
     async fn read_extents(&self, extents: &[Extent]) -> Result<Vec<Bytes>> {
-        let mut answers = Vec::with_capacity(extents.len());
-        for extent in extents {
-            answers.push(self.read(extent.offset(), extent.length()).await?);
-        }
-        Ok(answers)
+        reading::one_by_one(self, extents).await
     }
 
     async fn data_extents(&self, range: Extent) -> Result<Vec<Extent>> {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use super::image::Image;
+use super::reading;
 use super::vault::{Chunks, Handle, Vault, Work};
 use crate::{
     ByteCount, ByteOffset, CheckSlice, ChunkDigest, Deduplication, Error, ErrorKind, Extent, Piece,
@@ -213,16 +214,11 @@ fn slice_digest(chunks: &Chunks, content: SliceContent, length: u32) -> Option<C
 
 /// The plain bytes of a range; none if any of them can't be told.
 fn plain(image: &Image, chunks: &Chunks, range: Extent) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; range.length().to_usize().ok()?];
-    for (extent, content) in image.runs(range) {
+    let runs = image.runs(range).into_iter().map(|(extent, content)| {
         let SliceContent::Chunk { digest, skip } = content else {
             return None;
         };
-        let part = chunks.part(digest, skip, extent.length()).ok()?;
-        let at = ByteCount(extent.offset().0 - range.offset().0)
-            .to_usize()
-            .ok()?;
-        bytes[at..at + part.len()].copy_from_slice(&part);
-    }
-    Some(bytes)
+        Some((extent, chunks.part(digest, skip, extent.length()).ok()?))
+    });
+    reading::plain(range, runs.collect::<Option<Vec<_>>>()?).ok()
 }

@@ -9,8 +9,8 @@ use super::super::claim;
 use crate::{
     BeginRequest, ByteCount, CheckSlice, ChunkDigest, Commit, Error, Extent, Plan, PointFacts,
     PointKind, ProtectionService, RecoveryPoint, RegionAddress, RegionIndex, RegionUpdate,
-    ReplicaWriter, Result, SnapshotId, SourceName, StreamName, StreamSpec, Synchronization,
-    SynchronizationId, WriteOutcome,
+    ReplicaStatus, ReplicaWriter, Result, SnapshotId, SourceName, StreamName, StreamSpec,
+    Synchronization, SynchronizationId, WriteOutcome,
 };
 
 /// A service and a source of identities.
@@ -92,6 +92,11 @@ impl Rig {
             base: base.map(|point| point.id),
             doubt: None,
         }
+    }
+
+    pub(super) async fn status(&self, source: &SourceName) -> Option<ReplicaStatus> {
+        let status = self.service.replica(source).await;
+        claim::succeeds(status, "a replica is told")
     }
 
     pub(super) async fn begin(&self, request: &BeginRequest) -> Arc<dyn Synchronization> {
