@@ -4,6 +4,8 @@
 
 mod own_chunks;
 mod replica_writer;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
@@ -327,8 +329,11 @@ impl Session {
             for stream in &mut state.streams {
                 fold(stream, &self.nodes).await?;
             }
+            // Before the run is taken: a caller that goes away while this waits
+            // must leave it where it is.
+            let hold = self.hold().await;
             state.run_bytes = 0;
-            (std::mem::take(&mut state.run), self.hold().await)
+            (std::mem::take(&mut state.run), hold)
         };
         let (data, nodes) = futures::join!(self.append_run(run, hold), self.append_nodes());
         data?;

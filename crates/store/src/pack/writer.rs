@@ -464,38 +464,106 @@ mod tests {
         }
     }
 
+    async fn writer(cpu: CpuPool, pack_bytes: u64) -> (PackWriter, Arc<Catalog>) {
+        let objects: Arc<dyn object_store::ObjectStore> = Arc::new(InMemory::new());
+        let seal = Arc::new(Seal::new(&VaultKey::from_bytes([1; 32])).unwrap());
+        let budget = MemoryBudget::default();
+        let catalog = Catalog::own(
+            Arc::clone(&objects),
+            Path::from("db"),
+            Arc::clone(&seal),
+            &budget,
+        );
+        let catalog = Arc::new(Box::pin(catalog).await.unwrap());
+        let store: Arc<dyn PackStore> = Arc::new(ObjectPacks::new(objects, Path::default()));
+        let index = Index::new(
+            Arc::clone(&catalog),
+            Arc::clone(&seal),
+            Arc::clone(&store),
+            1,
+        );
+        let writer = PackWriter::new(PackWriterParts {
+            store,
+            catalog: Arc::clone(&catalog),
+            seal,
+            index: Arc::new(index),
+            cpu,
+            pack_bytes,
+            next_number: 0,
+        });
+        (writer, catalog)
+    }
+
+    /// Two that finish at once: the second must not find the pack neither open
+    /// nor being finished, and tell that it is durable. The first is stopped
+    /// at each of its waits in turn, by the work it may do before it has to
+    /// let others go on.
+    #[tokio::test]
+    async fn finishing_waits_for_a_pack_between_two_hands() {
+        let (writer, catalog) = writer(CpuPool::inline(), 1 << 20).await;
+        for spent in 0..140 {
+            let frame = frame(spent);
+            let digest = frame.digest;
+            writer
+                .append(PackKind::Data, vec![frame], None)
+                .await
+                .unwrap();
+            let shared = Arc::clone(&writer.shared);
+            let first = tokio::spawn(async move {
+                for _ in 0..spent {
+                    tokio::task::consume_budget().await;
+                }
+                shared.finish_all().await
+            });
+            let shared = Arc::clone(&writer.shared);
+            let second = tokio::spawn(async move {
+                shared.finish_all().await.unwrap();
+                shared.index.any_pending(Content::Chunk, &[digest])
+            });
+            assert!(!second.await.unwrap(), "after {spent} steps");
+            first.await.unwrap().unwrap();
+        }
+        catalog.close(false).await.unwrap();
+    }
+
+    /// What says that frames are on their way says so until they stand in a
+    /// pack, even if their sender has gone.
+    #[tokio::test]
+    async fn an_abandoned_append_is_held_until_it_is_done() {
+        let cpu = CpuPool::new(1);
+        let (writer, catalog) = writer(cpu.clone(), 1 << 20).await;
+        let (go, stop) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::spawn(async move { cpu.run(move || stop.recv().is_ok()).await });
+        // The processor is taken before the frames need it.
+        tokio::task::yield_now().await;
+        let appends = Arc::new(tokio::sync::RwLock::new(()));
+        let hold = Arc::clone(&appends).read_owned().await;
+        let digest = frame(1).digest;
+        {
+            let append = writer.append(PackKind::Data, vec![frame(1)], Some(hold));
+            let mut append = std::pin::pin!(append);
+            for _ in 0..10 {
+                assert!(futures::poll!(&mut append).is_pending());
+                tokio::task::yield_now().await;
+            }
+        }
+        tokio::task::yield_now().await;
+        assert!(appends.try_write().is_err());
+        go.send(()).unwrap();
+        drop(appends.write().await);
+        assert!(writer.shared.index.any_pending(Content::Chunk, &[digest]));
+        assert!(busy.await.unwrap().unwrap());
+        writer.finish_all().await.unwrap();
+        catalog.close(false).await.unwrap();
+    }
+
     /// Packs that finish out of order must not set the counter back: the next
     /// owner would give a number again, and frames would be sought in another
     /// pack.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn the_counter_is_past_every_pack_in_the_catalog() {
         for round in 0..40u64 {
-            let objects: Arc<dyn object_store::ObjectStore> = Arc::new(InMemory::new());
-            let seal = Arc::new(Seal::new(&VaultKey::from_bytes([1; 32])).unwrap());
-            let budget = MemoryBudget::default();
-            let catalog = Catalog::own(
-                Arc::clone(&objects),
-                Path::from("db"),
-                Arc::clone(&seal),
-                &budget,
-            );
-            let catalog = Arc::new(Box::pin(catalog).await.unwrap());
-            let store: Arc<dyn PackStore> = Arc::new(ObjectPacks::new(objects, Path::default()));
-            let index = Index::new(
-                Arc::clone(&catalog),
-                Arc::clone(&seal),
-                Arc::clone(&store),
-                1,
-            );
-            let writer = PackWriter::new(PackWriterParts {
-                store,
-                catalog: Arc::clone(&catalog),
-                seal,
-                index: Arc::new(index),
-                cpu: CpuPool::new(2),
-                pack_bytes: 1,
-                next_number: 0,
-            });
+            let (writer, catalog) = writer(CpuPool::new(2), 1).await;
             for number in 0..8 {
                 writer
                     .append(PackKind::Data, vec![frame(round * 8 + number)], None)

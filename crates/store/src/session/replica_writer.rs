@@ -91,8 +91,11 @@ impl ReplicaWriter for Session {
                 fold(stream, &self.nodes).await?;
             }
             if state.run_bytes >= RUN {
+                // Before the run is taken: a caller that goes away while this
+                // waits must leave it where it is.
+                let hold = self.hold().await;
                 state.run_bytes = 0;
-                Some((std::mem::take(&mut state.run), self.hold().await))
+                Some((std::mem::take(&mut state.run), hold))
             } else {
                 // A payload is a part of the sender's buffer of a whole
                 // region, which must not wait for a run that other regions

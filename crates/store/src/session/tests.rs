@@ -1,0 +1,121 @@
+//! Calls that are abandoned half way, at the instants that matter.
+
+use std::pin::pin;
+use std::task::Poll;
+
+use backstop_core::{
+    ByteCount, ByteOffset, Codecs, HashedChunk, NewPoint, Piece, PointFacts, PointId, PointKind,
+    RecoveryStore, ReplicaState, ReplicaWriter, SnapshotId, SourceName, StreamName, StreamSpec,
+    SynchronizationId, Timestamp,
+};
+
+use super::*;
+use crate::DedupStore;
+
+const LENGTH: u32 = 4 << 20;
+
+async fn session(store: &DedupStore) -> Arc<Session> {
+    let id = SynchronizationId::from_bytes([1; 16]);
+    let begin = StoreBegin {
+        id,
+        source: SourceName::new("a").unwrap(),
+        snapshot: SnapshotId::from_bytes([2; 16]),
+        streams: vec![StreamSpec {
+            name: StreamName::disk(),
+            length: ByteCount(u64::from(LENGTH)),
+        }],
+        base: None,
+        deduplication: Deduplication::OwnReplica,
+    };
+    store.begin(begin).await.unwrap();
+    store.vault.session(id).unwrap()
+}
+
+/// An update that is longer than a run, and its bytes.
+fn update(seed: u64) -> (RegionUpdate, Vec<u8>) {
+    let mut bytes = vec![0; LENGTH as usize];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes[..2 * RUN]);
+    let parts = bytes[..2 * RUN].chunks(64 << 10);
+    let hashed = parts.map(|part| HashedChunk::new(part.to_vec().into()).unwrap());
+    let chunks = Codecs::new(1).compress(hashed.collect()).unwrap();
+    let mut start = 0;
+    let pieces = chunks.iter().map(|chunk| {
+        start += chunk.length();
+        Piece {
+            start: start - chunk.length(),
+            length: chunk.length(),
+            content: PieceContent::Data(SliceContent::Chunk {
+                digest: chunk.digest(),
+                skip: 0,
+            }),
+        }
+    });
+    let update = RegionUpdate {
+        at: RegionAddress {
+            stream: 0,
+            region: RegionIndex(0),
+        },
+        pieces: pieces.collect(),
+        chunks: chunks.clone(),
+    };
+    (update, bytes)
+}
+
+/// Lets everything else go on until it waits for us.
+async fn others_go_on() {
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn settling_waits_for_frames_on_their_way() {
+    let store = DedupStore::create("memory://").await.unwrap();
+    let session = session(&store).await;
+    // As an append whose caller went away holds it.
+    let hold = session.hold().await;
+    let mut settling = pin!(session.settle());
+    for _ in 0..10 {
+        assert!(futures::poll!(&mut settling).is_pending());
+        others_go_on().await;
+    }
+    drop(hold);
+    settling.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_write_that_is_abandoned_while_others_settle_loses_nothing() {
+    let store = DedupStore::create("memory://").await.unwrap();
+    let session = session(&store).await;
+    let (update, bytes) = update(5);
+    let hold = session.hold().await;
+    let mut settling = pin!(session.settle());
+    for _ in 0..10 {
+        assert!(futures::poll!(&mut settling).is_pending());
+        others_go_on().await;
+    }
+    {
+        // It has a full run and waits behind the settling.
+        let mut writing = pin!(session.write(update.clone()));
+        for _ in 0..10 {
+            assert!(matches!(futures::poll!(&mut writing), Poll::Pending));
+            others_go_on().await;
+        }
+    }
+    drop(hold);
+    settling.await.unwrap();
+    session.write(update).await.unwrap();
+    let point = NewPoint {
+        synchronization: session.begin.id,
+        id: PointId::from_bytes([3; 16]),
+        time: Timestamp(1),
+        facts: PointFacts::new(PointKind::Initial),
+        state: ReplicaState::Consistent,
+    };
+    let points = store.commit(vec![point]).await.unwrap();
+    let image = store.open(points[0].id, &StreamName::disk()).await.unwrap();
+    let read = image
+        .read(ByteOffset(0), ByteCount(u64::from(LENGTH)))
+        .await;
+    assert!(read.unwrap()[..] == bytes[..]);
+}

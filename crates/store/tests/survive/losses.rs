@@ -1,0 +1,156 @@
+//! Synchronizations that lose something, or are given up: who has to begin
+//! again, and who does not notice.
+
+use std::sync::Arc;
+
+use backstop_core::{
+    ErrorKind, RecoveryStore, RegionAddress, RegionIndex, ReplicaWriter, StreamName,
+};
+use backstop_store::{Credential, DedupStore, Takeover, VaultSettings};
+
+use crate::faults::{Action, Request, Script};
+use crate::history::{History, holds};
+use crate::images::{self, Machine};
+use crate::reading::scripted;
+
+/// No pack can be stored from now on.
+fn refuse_packs(script: &Script) {
+    script.rule(|request, path| {
+        if request == Request::Put && path.contains("packs/") {
+            Action::Fail
+        } else {
+            Action::Pass
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_lost_pack_is_lost_to_all_who_were_under_way_and_to_nobody_later() {
+    let (script, at) = scripted();
+    let mut random = fastrand::Rng::with_seed(51);
+    let vault = at().create().await.unwrap();
+    let history = History::default();
+    let at_start = RegionAddress {
+        stream: 0,
+        region: RegionIndex(0),
+    };
+    let mut machines = ["a", "b"].map(|name| Machine::new(name, 300_000));
+    let mut begins = Vec::new();
+    for machine in &mut machines {
+        machine.write(&mut random, 0, 200_000);
+        let begin = machine.begin(&mut random);
+        let writer = vault.begin(begin.clone()).await.unwrap();
+        images::send(&*writer, machine).await.unwrap();
+        // Into the pack that both share.
+        writer.slices(&at_start).await.unwrap();
+        begins.push(begin);
+    }
+    refuse_packs(&script);
+    let first = images::new_point(&mut random, &begins[0]);
+    let error = vault.commit(vec![first]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    script.pass();
+    // The other one's chunks were lost with it.
+    let second = images::new_point(&mut random, &begins[1]);
+    let error = vault.commit(vec![second]).await.unwrap_err();
+    assert!(error.to_string().contains("begin again"), "{error}");
+    // It begins again, as it was or anew.
+    let writer = vault.begin(begins[1].clone()).await.unwrap();
+    images::send(&*writer, &machines[1]).await.unwrap();
+    let [first, second] = &mut machines;
+    let again = [begins[1].clone()];
+    history
+        .commit(&vault, &mut random, &mut [second], &again)
+        .await
+        .unwrap();
+    history
+        .protect(&vault, &mut random, &mut [first])
+        .await
+        .unwrap();
+    history.check(&vault).await;
+}
+
+#[tokio::test]
+async fn giving_up_what_is_over_takes_nothing_from_who_came_after() {
+    let (_, at) = scripted();
+    let mut random = fastrand::Rng::with_seed(52);
+    let mut settings = VaultSettings::default();
+    settings.checkpoint_bytes = 1;
+    let vault = at().with_settings(settings).create().await.unwrap();
+    let mut machine = Machine::new("a", 300_000);
+    machine.write(&mut random, 0, 200_000);
+    let mut writers: Vec<Arc<dyn ReplicaWriter>> = Vec::new();
+    let mut begins = Vec::new();
+    for _ in 0..2 {
+        let begin = machine.begin(&mut random);
+        let writer = vault.begin(begin.clone()).await.unwrap();
+        // The second run finds all chunks, and adds its map.
+        machine.write(&mut random, 0, 50_000);
+        images::send(&*writer, &machine).await.unwrap();
+        writers.push(writer);
+        begins.push(begin);
+    }
+    writers[0].abort().await.unwrap();
+    drop((writers, vault));
+    let vault = at().with_takeover(Takeover::Force).open().await.unwrap();
+    let replica = vault.replica(&machine.name).await.unwrap().unwrap();
+    assert_eq!(replica.unfinished.unwrap().synchronization, begins[1].id);
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_is_not_damage() {
+    let (script, at) = scripted();
+    let mut random = fastrand::Rng::with_seed(53);
+    let vault = at().create().await.unwrap();
+    let history = History::default();
+    let mut machine = Machine::new("a", 300_000);
+    machine.write(&mut random, 0, 200_000);
+    history
+        .protect(&vault, &mut random, &mut [&mut machine])
+        .await
+        .unwrap();
+    let kept = &history.known().points[0];
+    for part in [".data", ".map"] {
+        let reader = at().open_read_only().await.unwrap();
+        let image = reader.open(kept.id, &StreamName::disk()).await.unwrap();
+        let range = RegionIndex(0).extent(image.geometry().length);
+        script.rule(move |request, path| {
+            if request == Request::Get && path.ends_with(part) {
+                Action::Fail
+            } else {
+                Action::Pass
+            }
+        });
+        if part == ".data" {
+            // Missing ranges would be told as lost.
+            let error = image.recover(range).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        } else {
+            let fresh = at().open_read_only().await.unwrap();
+            let opened = fresh.open(kept.id, &StreamName::disk()).await;
+            let error = opened.map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        }
+        script.pass();
+        holds(&reader, kept).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_vault_is_free_even_while_parts_of_it_are_still_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    let at = || DedupStore::at(place).with_credential(Credential::key([3; 32]));
+    let vault = at().create().await.unwrap();
+    let mut random = fastrand::Rng::with_seed(54);
+    let mut machine = Machine::new("a", 300_000);
+    machine.write(&mut random, 0, 200_000);
+    let writer = vault.begin(machine.begin(&mut random)).await.unwrap();
+    vault.close().await.unwrap();
+    let again = at().open().await.unwrap();
+    // The old one's end, whenever it comes, takes nothing from the new one.
+    drop((writer, vault));
+    let refused = at().open().await.map(drop).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Locked, "{refused}");
+    again.close().await.unwrap();
+}
