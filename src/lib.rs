@@ -101,7 +101,8 @@ pub use backstop_server::{
 pub use backstop_source_file::{FileSource, FileTarget, check_extents, read_extents_file};
 #[cfg(feature = "store")]
 pub use backstop_store::{
-    Credential, DedupStore, DedupStoreBuilder, MemoryBudget, Takeover, VaultSettings,
+    Credential, DedupStore, DedupStoreBuilder, KeySlotInfo, KeySlotKind, MemoryBudget, Takeover,
+    VaultSettings,
 };
 
 /// The programs of the guide and the README are compiled and run.

@@ -1,26 +1,28 @@
 //! Making and opening vaults.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use backstop_core::{Clock, Codecs, CpuPool, Error, ErrorKind, Result, SystemClock};
 
 use crate::catalog::{COUNTERS, Catalog, NEXT_PACK};
 use crate::dedup_store::DedupStore;
-use crate::header::{Credential, KeySlot, VaultHeader};
+use crate::header::{Credential, VaultHeader};
+use crate::keys;
+use crate::nodes::Nodes;
 use crate::orphans;
 use crate::owner::{Ownership, Takeover};
 use crate::pack::index::Index;
 use crate::pack::reader::PackReader;
+use crate::pack::sink::PackStore;
 use crate::pack::writer::{PackWriter, PackWriterParts};
 use crate::place::Place;
 use crate::record::{self, Counters};
 use crate::seal::{Seal, VaultKey};
+use crate::session::StreamCount;
 use crate::settings::VaultSettings;
-use crate::vault::{Vault, VaultParts};
+use crate::vault::{self, Sessions, Vault};
 
 const HEADER: &str = "vault.json";
-const KEYS: &str = "keys";
 pub(crate) const CATALOG: &str = "db";
 
 /// Makes or opens a vault.
@@ -39,6 +41,12 @@ pub(crate) const CATALOG: &str = "db";
 #[must_use = "a vault is made or opened by `create`, `open` or `open_read_only`"]
 pub struct DedupStoreBuilder {
     place: Result<Place>,
+    options: Options,
+}
+
+/// How a vault is opened.
+#[derive(Debug)]
+struct Options {
     credential: Credential,
     settings: VaultSettings,
     clock: Arc<dyn Clock>,
@@ -49,45 +57,45 @@ pub struct DedupStoreBuilder {
 
 impl DedupStoreBuilder {
     pub(crate) fn new(place: Result<Place>) -> Self {
-        Self {
-            place,
+        let options = Options {
             credential: Credential::None,
             settings: VaultSettings::default(),
             clock: Arc::new(SystemClock),
             cpu: CpuPool::default(),
             level: 1,
             takeover: Takeover::Refuse,
-        }
+        };
+        Self { place, options }
     }
 
     /// What opens the vault; a new vault is encrypted if this is not
     /// [`Credential::None`].
     pub fn with_credential(mut self, credential: Credential) -> Self {
-        self.credential = credential;
+        self.options.credential = credential;
         self
     }
 
     /// Settings of this opening; nothing of them is stored.
     pub fn with_settings(mut self, settings: VaultSettings) -> Self {
-        self.settings = settings;
+        self.options.settings = settings;
         self
     }
 
     /// The clock that times points and leases.
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
+        self.options.clock = clock;
         self
     }
 
     /// Where sealing, opening and decompressing run.
     pub fn with_cpu_pool(mut self, cpu: CpuPool) -> Self {
-        self.cpu = cpu;
+        self.options.cpu = cpu;
         self
     }
 
     /// What to do if the vault has an owner.
     pub fn with_takeover(mut self, takeover: Takeover) -> Self {
-        self.takeover = takeover;
+        self.options.takeover = takeover;
         self
     }
 
@@ -98,7 +106,8 @@ impl DedupStoreBuilder {
     /// [`ErrorKind::AlreadyExists`] if there is a vault;
     /// [`ErrorKind::InvalidInput`] if the place is none.
     pub async fn create(self) -> Result<DedupStore> {
-        let mut place = self.place?;
+        let Self { place, options } = self;
+        let mut place = place?;
         place.make()?;
         if place.get(HEADER).await.is_ok() {
             return Err(Error::already_exists(format!(
@@ -107,26 +116,20 @@ impl DedupStoreBuilder {
             )));
         }
         let key = VaultKey::generate()?;
-        let encrypted = !matches!(self.credential, Credential::None);
-        let header = VaultHeader::create(self.clock.now(), encrypted, &Seal::new(&key)?)?;
-        let (credential, sealed) = (self.credential.clone(), key.clone());
-        let slot = self
-            .cpu
-            .run(move || KeySlot::create(&sealed, &credential))
-            .await??;
-        place
-            .put_new(&format!("{KEYS}/{}.json", slot.id), record::encode(&slot)?)
-            .await?;
+        let seal = Seal::new(&key)?;
+        let encrypted = !matches!(options.credential, Credential::None);
+        let header = VaultHeader::create(options.clock.now(), encrypted, &seal)?;
+        keys::create(&place, &options.cpu, &key, &options.credential).await?;
         // The header comes last: it makes the vault.
         place.put_new(HEADER, record::encode(&header)?).await?;
-        Box::pin(
-            Self {
-                place: Ok(place),
-                ..self
-            }
-            .open_with(header, key),
-        )
-        .await
+        let unlocked = Unlocked {
+            place,
+            options,
+            header,
+            seal: Arc::new(seal),
+            key,
+        };
+        Box::pin(unlocked.own()).await
     }
 
     /// Opens a vault as its owner: it can be written, and every earlier owner
@@ -137,17 +140,8 @@ impl DedupStoreBuilder {
     /// has an owner; [`ErrorKind::WrongKey`]; [`ErrorKind::Unsupported`] for a
     /// newer format.
     pub async fn open(self) -> Result<DedupStore> {
-        let mut place = self.place?;
-        place.attach()?;
-        let (header, key) = unlock(&place, &self.credential, &self.cpu).await?;
-        Box::pin(
-            Self {
-                place: Ok(place),
-                ..self
-            }
-            .open_with(header, key),
-        )
-        .await
+        let unlocked = self.unlock().await?;
+        Box::pin(unlocked.own()).await
     }
 
     /// Opens a vault beside its owner, for listing, reading and counting.
@@ -155,58 +149,63 @@ impl DedupStoreBuilder {
     /// # Errors
     /// As [`open`](Self::open), but never [`ErrorKind::Locked`].
     pub async fn open_read_only(self) -> Result<DedupStore> {
-        let mut place = self.place?;
-        place.attach()?;
-        let (header, key) = unlock(&place, &self.credential, &self.cpu).await?;
-        let seal = Arc::new(Seal::new(&key)?);
-        let path = place.path(CATALOG);
-        let store = Arc::clone(&place.store);
-        let catalog = Arc::new(
-            Box::pin(Catalog::read(
-                store,
-                path,
-                Arc::clone(&seal),
-                &self.settings.memory,
-            ))
-            .await?,
-        );
-        let packs = place.packs()?;
-        let index = Arc::new(Index::new(
-            Arc::clone(&catalog),
-            seal,
-            Arc::clone(&packs),
-            self.settings.memory.tables,
-        ));
-        let reader = Arc::new(PackReader::new(packs, Arc::clone(&index), None));
-        Ok(DedupStore::new(Vault::new(VaultParts {
-            place,
-            header,
-            settings: self.settings,
-            clock: self.clock,
-            cpu: self.cpu,
-            codecs: Arc::new(Codecs::new(self.level)),
-            catalog,
-            index,
-            reader,
-            ownership: None,
-            next_sequence: 0,
-        })))
+        let unlocked = self.unlock().await?;
+        Box::pin(unlocked.read()).await
     }
 
-    async fn open_with(self, header: VaultHeader, key: VaultKey) -> Result<DedupStore> {
-        let place = self.place?;
-        let ownership = Ownership::take(&place, self.takeover, self.clock.now()).await?;
-        let seal = Arc::new(Seal::new(&key)?);
-        ownership.check(&place)?;
+    /// Reads the vault's header and opens one of its key slots.
+    async fn unlock(self) -> Result<Unlocked> {
+        let Self { place, options } = self;
+        let mut place = place?;
+        place.attach()?;
+        let header = match place.get(HEADER).await {
+            Ok(bytes) => VaultHeader::decode(&bytes)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(place.missing()),
+            Err(error) => return Err(error),
+        };
+        let key = keys::open(&place, &options.cpu, &header, &options.credential).await?;
+        Ok(Unlocked {
+            place,
+            options,
+            header,
+            seal: Arc::new(Seal::new(&key)?),
+            key,
+        })
+    }
+}
+
+/// A vault whose key is known, to be opened.
+struct Unlocked {
+    place: Place,
+    options: Options,
+    header: VaultHeader,
+    seal: Arc<Seal>,
+    key: VaultKey,
+}
+
+/// What an owner has, and a reader has not.
+struct Owned {
+    ownership: Ownership,
+    next_number: u64,
+    next_sequence: u64,
+}
+
+impl Unlocked {
+    /// Takes the vault over and opens it to be written.
+    async fn own(self) -> Result<DedupStore> {
+        let (place, options) = (&self.place, &self.options);
+        let now = options.clock.now();
+        let ownership = Ownership::take(place, options.takeover, now).await?;
+        ownership.check(place)?;
         let catalog = Catalog::own(
             Arc::clone(&place.store),
             place.path(CATALOG),
-            Arc::clone(&seal),
-            &self.settings.memory,
+            Arc::clone(&self.seal),
+            &options.settings.memory,
+            &options.clock,
         )
         .await?;
-        ownership.check(&place)?;
-        let catalog = Arc::new(catalog);
+        ownership.check(place)?;
         let counters: Counters = match catalog.get(COUNTERS).await? {
             Some(value) => record::decode("the vault's counters", &value)?,
             None => Counters::default(),
@@ -218,83 +217,94 @@ impl DedupStoreBuilder {
         let packs = place.packs()?;
         orphans::sweep(&catalog, &*packs).await?;
         if ownership.forced {
-            orphans::note_takeover(&catalog, self.clock.now()).await?;
+            orphans::note_takeover(&catalog, options.clock.now()).await?;
         }
+        tracing::debug!(epoch = catalog.epoch(), vault = %place.name, sequence = counters.next_sequence, "vault opened");
+        let owned = Owned {
+            ownership,
+            next_number,
+            next_sequence: counters.next_sequence,
+        };
+        Ok(self.assemble(catalog, packs, Some(owned)))
+    }
+
+    /// Opens the vault beside its owner.
+    async fn read(self) -> Result<DedupStore> {
+        let catalog = Catalog::read(
+            Arc::clone(&self.place.store),
+            self.place.path(CATALOG),
+            Arc::clone(&self.seal),
+            &self.options.settings.memory,
+            &self.options.clock,
+        );
+        let catalog = Box::pin(catalog).await?;
+        let packs = self.place.packs()?;
+        Ok(self.assemble(catalog, packs, None))
+    }
+
+    /// Puts the parts of an open vault together.
+    fn assemble(
+        self,
+        catalog: Catalog,
+        packs: Arc<dyn PackStore>,
+        owned: Option<Owned>,
+    ) -> DedupStore {
+        let Options {
+            settings,
+            clock,
+            cpu,
+            level,
+            ..
+        } = self.options;
+        let catalog = Arc::new(catalog);
         let index = Arc::new(Index::new(
             Arc::clone(&catalog),
-            Arc::clone(&seal),
+            Arc::clone(&self.seal),
             Arc::clone(&packs),
-            self.settings.memory.tables,
+            settings.memory.tables,
         ));
-        let writer = PackWriter::new(PackWriterParts {
-            store: Arc::clone(&packs),
-            catalog: Arc::clone(&catalog),
-            seal,
-            index: Arc::clone(&index),
-            cpu: self.cpu.clone(),
-            pack_bytes: self.settings.pack_bytes,
-            next_number,
+        let writer = owned.as_ref().map(|owned| {
+            PackWriter::new(PackWriterParts {
+                store: Arc::clone(&packs),
+                catalog: Arc::clone(&catalog),
+                seal: Arc::clone(&self.seal),
+                index: Arc::clone(&index),
+                cpu: cpu.clone(),
+                pack_bytes: settings.pack_bytes,
+                next_number: owned.next_number,
+            })
         });
-        let reader = Arc::new(PackReader::new(packs, Arc::clone(&index), Some(writer)));
-        let vault = Vault::new(VaultParts {
-            place,
-            header,
-            settings: self.settings,
-            clock: self.clock,
-            cpu: self.cpu,
-            codecs: Arc::new(Codecs::new(self.level)),
+        let reader = Arc::new(PackReader::new(packs, Arc::clone(&index), writer));
+        let codecs = Arc::new(Codecs::new(level));
+        let nodes = Nodes::new(
+            Arc::clone(&reader),
+            Arc::clone(&codecs),
+            settings.memory.nodes,
+        );
+        let (ownership, next_sequence) = match owned {
+            Some(owned) => (Some(owned.ownership), owned.next_sequence),
+            None => (None, 0),
+        };
+        DedupStore::new(Vault {
+            place: self.place,
+            header: self.header,
+            seal: self.seal,
+            key: self.key,
+            settings,
+            clock,
+            buffers: vault::buffers(&cpu),
+            cpu,
+            codecs,
             catalog,
             index,
             reader,
-            ownership: Some(ownership),
-            next_sequence: counters.next_sequence,
-        });
-        tracing::debug!(epoch = vault.catalog.epoch(), vault = %vault.place.name, sequence = vault.next_sequence.load(Ordering::Relaxed), "vault opened");
-        Ok(DedupStore::new(vault))
-    }
-}
-
-/// Reads a vault's header and opens one of its key slots.
-async fn unlock(
-    place: &Place,
-    credential: &Credential,
-    cpu: &CpuPool,
-) -> Result<(VaultHeader, VaultKey)> {
-    let header = match place.get(HEADER).await {
-        Ok(bytes) => VaultHeader::decode(&bytes)?,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Err(place.missing()),
-        Err(error) => return Err(error),
-    };
-    let mut slots = Vec::new();
-    for name in place.list(KEYS).await? {
-        slots.push((name.clone(), place.get(&name).await?));
-    }
-    let credential = credential.clone();
-    let open = move || -> Result<(VaultHeader, Option<VaultKey>)> {
-        let mut damaged = None;
-        for (name, bytes) in slots {
-            match KeySlot::decode(&bytes).and_then(|slot| slot.open(&credential)) {
-                // A slot of a vault whose making was interrupted may lie here
-                // too: only the header says whether a key is the right one.
-                Ok(Some(key)) if header.accepts(&Seal::new(&key)?)? => {
-                    return Ok((header, Some(key)));
-                }
-                Ok(_) => {}
-                // Another slot may still open the vault.
-                Err(error) => damaged = Some(error.within(format_args!("object {name}"))),
-            }
-        }
-        damaged.map_or(Ok((header, None)), Err)
-    };
-    let (header, key) = cpu.run(open).await??;
-    match key {
-        Some(key) => Ok((header, key)),
-        None => Err(Error::new(
-            ErrorKind::WrongKey,
-            format!(
-                "no key slot of the vault at {} opens with this passphrase or key",
-                place.name
-            ),
-        )),
+            nodes: Arc::new(nodes),
+            ownership,
+            commit: tokio::sync::Mutex::default(),
+            next_sequence: next_sequence.into(),
+            streams: StreamCount::default(),
+            sessions: Sessions::default(),
+            doubtful: false.into(),
+        })
     }
 }

@@ -19,7 +19,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backstop_core::{ChunkDigest, PointId, Result, SourceName, SynchronizationId};
+use backstop_core::{ChunkDigest, Clock, PointId, Result, SourceName, SynchronizationId};
 use bytes::Bytes;
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -30,6 +30,7 @@ use slatedb::config::{
 use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
 use slatedb::{Db, DbReader, WriteBatch};
 
+use crate::catalog_clock::CatalogClock;
 use crate::failure;
 use crate::pack::frame::Content;
 use crate::seal::Seal;
@@ -51,6 +52,8 @@ pub(crate) const COUNTERS: &[u8] = b"n";
 pub(crate) const NEXT_PACK: &[u8] = b"m";
 pub(crate) const CLEAN_EPOCH: &[u8] = b"e";
 pub(crate) const TAKEOVER: &[u8] = b"x";
+/// Never there: deleting it shows by the flush that the vault is still ours.
+pub(crate) const OWNER_PROOF: &[u8] = b"o";
 
 /// Past this much written since it was opened, closing writes a memtable: it
 /// costs more than flushing the log, and saves replaying it at the next open.
@@ -120,9 +123,11 @@ impl Catalog {
         path: Path,
         seal: Arc<Seal>,
         budget: &MemoryBudget,
+        clock: &Arc<dyn Clock>,
     ) -> Result<Self> {
         let db = Db::builder(path, store)
             .with_settings(settings(budget))
+            .with_system_clock(CatalogClock::new(Arc::clone(clock)))
             .with_db_cache(cache(budget.catalog_cache), 1)
             .with_block_transformer(Arc::new(SealedBlocks::new(Arc::clone(&seal))))
             .build()
@@ -141,8 +146,10 @@ impl Catalog {
         path: Path,
         seal: Arc<Seal>,
         budget: &MemoryBudget,
+        clock: &Arc<dyn Clock>,
     ) -> Result<Self> {
         let reader = DbReader::builder(path, store)
+            .with_system_clock(CatalogClock::new(Arc::clone(clock)))
             .with_options(DbReaderOptions {
                 object_store_max_retries: Some(RETRIES),
                 ..DbReaderOptions::default()

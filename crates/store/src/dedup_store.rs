@@ -113,7 +113,7 @@ impl DedupStore {
         // would pile up.
         vault.catalog.close(tidy.is_some()).await?;
         if let Some(alone) = tidy {
-            orphans::tidy(&vault.place, crate::builder::CATALOG, alone).await?;
+            orphans::tidy(&vault.place, crate::builder::CATALOG, alone, &vault.clock).await?;
         }
         vault.forget_all();
         match &vault.ownership {

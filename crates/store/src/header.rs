@@ -14,10 +14,14 @@ use backstop_core::{Error, ErrorKind, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::keys::KeySlotKind;
 use crate::seal::{self, Seal, SealingKey, TAG_LENGTH, VaultKey};
 
 /// The stored format that this version reads and writes.
 pub(crate) const FORMAT: u32 = 0;
+
+/// The kind under which ids of key slots are hashed.
+const SLOT: u8 = b'k';
 
 const MAGIC: &str = "backstop vault";
 
@@ -83,6 +87,10 @@ pub(crate) struct VaultHeader {
 pub(crate) struct KeySlot {
     pub(crate) format: u32,
     pub(crate) id: String,
+    /// Shows to who has the vault key that the slot is this vault's: an HMAC
+    /// of its id.
+    #[serde(default)]
+    check: String,
     #[serde(flatten)]
     lock: SlotLock,
 }
@@ -219,10 +227,18 @@ fn stretch(
 }
 
 impl KeySlot {
-    /// A slot that gives `key` to who has `credential`. CPU work for a
-    /// passphrase: about 0.1 s and 32 MiB.
-    pub(crate) fn create(key: &VaultKey, credential: &Credential) -> Result<Self> {
-        let id = to_hex(&seal::random::<8>()?);
+    /// A slot that gives `key` to who has `credential`, under a new id unless
+    /// it takes the place of another. CPU work for a passphrase: about 0.1 s
+    /// and 32 MiB.
+    pub(crate) fn create(
+        key: &VaultKey,
+        credential: &Credential,
+        id: Option<String>,
+    ) -> Result<Self> {
+        let id = match id {
+            Some(id) => id,
+            None => to_hex(&seal::random::<8>()?),
+        };
         let sealed = |sealing: &SealingKey| -> Result<String> {
             let mut bytes = Zeroizing::new(key.as_bytes().to_vec());
             let tag = sealing.seal(0, id.as_bytes(), &mut bytes)?;
@@ -234,7 +250,8 @@ impl KeySlot {
                 key: to_hex(key.as_bytes()),
             },
             // The slot's own id is random, so a raw key used twice never
-            // meets the same nonce with other data bound.
+            // meets the same nonce with other data bound; where a slot takes
+            // the place of another, what is sealed is the same too.
             Credential::Key(raw) => SlotLock::Raw {
                 sealed: sealed(&slot_key(raw, &id)?)?,
             },
@@ -252,6 +269,7 @@ impl KeySlot {
         };
         Ok(Self {
             format: FORMAT,
+            check: Self::check(&id, &Seal::new(key)?),
             id,
             lock,
         })
@@ -268,6 +286,24 @@ impl KeySlot {
             return Err(newer("a key slot"));
         }
         serde_json::from_slice(bytes).map_err(damaged)
+    }
+
+    fn check(id: &str, seal: &Seal) -> String {
+        to_hex(&seal.index_key(SLOT, id.as_bytes()))
+    }
+
+    /// Whether it holds the key of the vault with this seal.
+    pub(crate) fn is_of(&self, seal: &Seal) -> bool {
+        self.check == Self::check(&self.id, seal)
+    }
+
+    /// What opens it.
+    pub(crate) fn kind(&self) -> KeySlotKind {
+        match self.lock {
+            SlotLock::Open { .. } => KeySlotKind::Open,
+            SlotLock::Raw { .. } => KeySlotKind::Key,
+            SlotLock::Passphrase { .. } => KeySlotKind::Passphrase,
+        }
     }
 
     /// The vault key, if this credential opens the slot. CPU work for a
@@ -343,7 +379,7 @@ mod tests {
             ),
             (&raw, [&pass, &Credential::key([8; 32]), &Credential::None]),
         ] {
-            let slot = KeySlot::create(&key, own).unwrap();
+            let slot = KeySlot::create(&key, own, None).unwrap();
             let stored = serde_json::to_vec(&slot).unwrap();
             assert!(!String::from_utf8_lossy(&stored).contains(&to_hex(key.as_bytes())));
             let slot = KeySlot::decode(&stored).unwrap();
@@ -352,7 +388,7 @@ mod tests {
                 assert!(slot.open(other).unwrap().is_none(), "{other:?}");
             }
         }
-        let open = KeySlot::create(&key, &Credential::None).unwrap();
+        let open = KeySlot::create(&key, &Credential::None, None).unwrap();
         assert!(open.open(&Credential::None).unwrap().is_some());
         assert!(Credential::passphrase("").is_err());
     }

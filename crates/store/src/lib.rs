@@ -20,6 +20,7 @@
 
 mod builder;
 mod catalog;
+mod catalog_clock;
 mod check;
 mod codec;
 mod commit;
@@ -31,6 +32,7 @@ mod fetch;
 pub mod fuzzing;
 mod header;
 mod image;
+mod keys;
 mod maintenance;
 mod manifest;
 mod map;
@@ -49,5 +51,6 @@ mod vault;
 pub use builder::DedupStoreBuilder;
 pub use dedup_store::DedupStore;
 pub use header::Credential;
+pub use keys::{KeySlotInfo, KeySlotKind};
 pub use owner::Takeover;
 pub use settings::{MemoryBudget, VaultSettings};

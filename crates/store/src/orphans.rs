@@ -1,13 +1,15 @@
 //! What owners leave behind that did not close: packs that were never finished,
 //! and SlateDB's own old objects.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use backstop_core::{Result, Timestamp};
+use backstop_core::{Clock, Result, Timestamp};
 use slatedb::admin::Admin;
 use slatedb::config::{GarbageCollectorDirectoryOptions, GarbageCollectorOptions};
 
 use crate::catalog::{Batch, CLEAN_EPOCH, Catalog, TAKEOVER};
+use crate::catalog_clock::CatalogClock;
 use crate::failure;
 use crate::pack::name::PackName;
 use crate::pack::sink::{PackStore, UNFINISHED};
@@ -91,7 +93,12 @@ pub(crate) async fn is_alone(catalog: &Catalog, place: &Place, now: Timestamp) -
 ///
 /// Fences and manifests keep a suspended old owner from writing. Where one
 /// can exist they stay for a week.
-pub(crate) async fn tidy(place: &Place, path: &str, alone: bool) -> Result<()> {
+pub(crate) async fn tidy(
+    place: &Place,
+    path: &str,
+    alone: bool,
+    clock: &Arc<dyn Clock>,
+) -> Result<()> {
     let directory = |min_age| {
         Some(GarbageCollectorDirectoryOptions {
             interval: None,
@@ -112,7 +119,9 @@ pub(crate) async fn tidy(place: &Place, path: &str, alone: bool) -> Result<()> {
         object_store_max_retries: Some(1),
         ..GarbageCollectorOptions::default()
     };
-    let admin = Admin::builder(place.path(path), std::sync::Arc::clone(&place.store)).build();
+    let admin = Admin::builder(place.path(path), Arc::clone(&place.store))
+        .with_system_clock(CatalogClock::new(Arc::clone(clock)))
+        .build();
     admin
         .run_gc_once(options)
         .await

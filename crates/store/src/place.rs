@@ -191,6 +191,17 @@ impl Place {
         }
     }
 
+    /// Makes it last that objects of a folder were deleted: on local files
+    /// power loss could else bring them back.
+    pub(crate) fn sync(&self, folder: &str) -> Result<()> {
+        let Some(root) = &self.folder else {
+            return Ok(());
+        };
+        let path = root.join(folder);
+        let synced = std::fs::File::open(&path).and_then(|folder| folder.sync_all());
+        synced.map_err(|error| failure::of_io(&path, error))
+    }
+
     /// The names of the objects in a folder of the vault.
     pub(crate) async fn list(&self, folder: &str) -> Result<Vec<String>> {
         let found = self

@@ -8,7 +8,7 @@ mod replica_writer;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
 use backstop_core::{
@@ -33,8 +33,40 @@ const RUN: usize = 1 << 20;
 const NODE_RUN: usize = 256 << 10;
 
 /// Regions that were written are folded into the tree when there are this
-/// many, so that memory does not grow with the image.
+/// many in all images of a vault that are being written, so that memory grows
+/// neither with an image nor with how many there are.
 const LEAVES_HELD: usize = 16 << 10;
+
+/// More slices than this are refused in a region, and as many chunks in one
+/// call: a sender could else have all memory taken for a region of single
+/// bytes. One of sectors has a quarter of it.
+const MOST_SLICES: usize = 32 << 10;
+
+/// How many images of a vault are being written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StreamCount(Arc<AtomicUsize>);
+
+impl StreamCount {
+    /// How many written regions an image may hold before they are folded.
+    fn leaves_each(&self) -> usize {
+        (LEAVES_HELD / self.0.load(Ordering::Relaxed).max(1)).max(1)
+    }
+
+    fn begin(&self, count: usize) -> Writing {
+        self.0.fetch_add(count, Ordering::Relaxed);
+        Writing(self.clone(), count)
+    }
+}
+
+/// Images that count as being written until it is dropped.
+#[derive(Debug)]
+struct Writing(StreamCount, usize);
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
 
 /// A synchronization in a vault.
 #[derive(Debug)]
@@ -46,6 +78,7 @@ pub(crate) struct Session {
     nodes: NewNodes,
     /// Beside the state, for those who can't wait for it.
     resume: Vec<AtomicU64>,
+    writing: Writing,
     own: SyncMutex<OwnChunks>,
     /// Held for reading while frames are on their way to a pack.
     appends: Arc<RwLock<()>>,
@@ -134,8 +167,10 @@ impl Session {
             over: false,
         };
         state.regions_at_checkpoint = state.regions_done();
+        let writing = vault.streams.begin(begin.streams.len());
         Ok(Self {
             failures,
+            writing,
             vault,
             begin,
             nodes,
@@ -429,6 +464,13 @@ fn not_known(digest: &ChunkDigest) -> Error {
         ErrorKind::ChunkMissing,
         format!("chunk {digest} is not known to this synchronization; send it"),
     )
+}
+
+fn too_many(what: &str, at: &RegionAddress) -> Error {
+    Error::invalid_input(format!(
+        "region {} has more than {MOST_SLICES} {what}",
+        at.region.0
+    ))
 }
 
 fn too_short(digest: &ChunkDigest) -> Error {

@@ -19,14 +19,21 @@ use crate::pack::reader::PackReader;
 use crate::pack::writer::PackWriter;
 use crate::place::Place;
 use crate::record::{self, PointRecord, ReplicaEntry, UnfinishedEntry};
-use crate::session::Session;
+use crate::seal::{Seal, VaultKey};
+use crate::session::{Session, StreamCount};
 use crate::settings::VaultSettings;
+
+/// The synchronizations under way.
+pub(crate) type Sessions = SyncMutex<HashMap<SynchronizationId, Arc<Session>>>;
 
 /// An open vault.
 #[derive(Debug)]
 pub(crate) struct Vault {
     pub(crate) place: Place,
     pub(crate) header: VaultHeader,
+    pub(crate) seal: Arc<Seal>,
+    /// Kept to seal new key slots.
+    pub(crate) key: VaultKey,
     pub(crate) settings: VaultSettings,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) cpu: CpuPool,
@@ -39,63 +46,28 @@ pub(crate) struct Vault {
     /// One commit, or other change of the catalog, at a time.
     pub(crate) commit: Mutex<()>,
     pub(crate) next_sequence: AtomicU64,
-    sessions: SyncMutex<HashMap<SynchronizationId, Arc<Session>>>,
-    /// Memory for what is read, by size.
-    buffers: Vec<(usize, BufferPool)>,
+    /// The images that sessions write.
+    pub(crate) streams: StreamCount,
+    pub(crate) sessions: Sessions,
+    pub(crate) buffers: Vec<(usize, BufferPool)>,
     /// A flush failed: what the catalog shows may not be durable.
-    doubtful: AtomicBool,
+    pub(crate) doubtful: AtomicBool,
 }
 
-/// What a [`Vault`] is made of.
-pub(crate) struct VaultParts {
-    pub(crate) place: Place,
-    pub(crate) header: VaultHeader,
-    pub(crate) settings: VaultSettings,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) cpu: CpuPool,
-    pub(crate) codecs: Arc<Codecs>,
-    pub(crate) catalog: Arc<Catalog>,
-    pub(crate) index: Arc<Index>,
-    pub(crate) reader: Arc<PackReader>,
-    pub(crate) ownership: Option<Ownership>,
-    pub(crate) next_sequence: u64,
+/// Memory for what is read, by size: for each region in flight what is read of
+/// packs and what it becomes.
+pub(crate) fn buffers(cpu: &CpuPool) -> Vec<(usize, BufferPool)> {
+    let keep = 2 * (cpu.parallelism() + 2);
+    [
+        (64 << 10, 16),
+        (512 << 10, 2 * keep),
+        (REGION_LENGTH as usize, keep),
+    ]
+    .map(|(capacity, keep)| (capacity, BufferPool::new(capacity, keep)))
+    .to_vec()
 }
 
 impl Vault {
-    pub(crate) fn new(parts: VaultParts) -> Self {
-        let nodes = Nodes::new(
-            Arc::clone(&parts.reader),
-            Arc::clone(&parts.codecs),
-            parts.settings.memory.nodes,
-        );
-        // For each region in flight what is read of packs and what it becomes.
-        let keep = 2 * (parts.cpu.parallelism() + 2);
-        Self {
-            place: parts.place,
-            header: parts.header,
-            settings: parts.settings,
-            clock: parts.clock,
-            cpu: parts.cpu,
-            codecs: parts.codecs,
-            catalog: parts.catalog,
-            index: parts.index,
-            reader: parts.reader,
-            nodes: Arc::new(nodes),
-            ownership: parts.ownership,
-            commit: Mutex::default(),
-            next_sequence: parts.next_sequence.into(),
-            sessions: SyncMutex::default(),
-            buffers: [
-                (64 << 10, 16),
-                (512 << 10, 2 * keep),
-                (REGION_LENGTH as usize, keep),
-            ]
-            .map(|(capacity, keep)| (capacity, BufferPool::new(capacity, keep)))
-            .to_vec(),
-            doubtful: AtomicBool::new(false),
-        }
-    }
-
     /// A buffer for what is read, of a fitting size.
     pub(crate) fn buffer(&self, length: usize) -> PooledBuffer {
         let fits = self

@@ -439,7 +439,7 @@ fn seal_run(
 
 #[cfg(test)]
 mod tests {
-    use backstop_core::{ChunkDigest, Encoding};
+    use backstop_core::{ChunkDigest, Clock, Encoding, ManualClock, Timestamp};
     use bytes::Bytes;
     use object_store::memory::InMemory;
     use object_store::path::Path;
@@ -468,11 +468,13 @@ mod tests {
         let objects: Arc<dyn object_store::ObjectStore> = Arc::new(InMemory::new());
         let seal = Arc::new(Seal::new(&VaultKey::from_bytes([1; 32])).unwrap());
         let budget = MemoryBudget::default();
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Timestamp(1)));
         let catalog = Catalog::own(
             Arc::clone(&objects),
             Path::from("db"),
             Arc::clone(&seal),
             &budget,
+            &clock,
         );
         let catalog = Arc::new(Box::pin(catalog).await.unwrap());
         let store: Arc<dyn PackStore> = Arc::new(ObjectPacks::new(objects, Path::default()));
@@ -492,38 +494,6 @@ mod tests {
             next_number: 0,
         });
         (writer, catalog)
-    }
-
-    /// Two that finish at once: the second must not find the pack neither open
-    /// nor being finished, and tell that it is durable. The first is stopped
-    /// at each of its waits in turn, by the work it may do before it has to
-    /// let others go on.
-    #[tokio::test]
-    async fn finishing_waits_for_a_pack_between_two_hands() {
-        let (writer, catalog) = writer(CpuPool::inline(), 1 << 20).await;
-        for spent in 0..140 {
-            let frame = frame(spent);
-            let digest = frame.digest;
-            writer
-                .append(PackKind::Data, vec![frame], None)
-                .await
-                .unwrap();
-            let shared = Arc::clone(&writer.shared);
-            let first = tokio::spawn(async move {
-                for _ in 0..spent {
-                    tokio::task::consume_budget().await;
-                }
-                shared.finish_all().await
-            });
-            let shared = Arc::clone(&writer.shared);
-            let second = tokio::spawn(async move {
-                shared.finish_all().await.unwrap();
-                shared.index.any_pending(Content::Chunk, &[digest])
-            });
-            assert!(!second.await.unwrap(), "after {spent} steps");
-            first.await.unwrap().unwrap();
-        }
-        catalog.close(false).await.unwrap();
     }
 
     /// What says that frames are on their way says so until they stand in a

@@ -10,7 +10,7 @@ use backstop_core::{
 };
 use bytes::Bytes;
 
-use super::{LEAVES_HELD, NODE_RUN, RUN, Session, chunks_of, fold};
+use super::{MOST_SLICES, NODE_RUN, RUN, Session, chunks_of, fold, too_many};
 use crate::commit::chunk_frame;
 use crate::map::node::Node;
 use crate::map::tree::NodeStore;
@@ -43,6 +43,9 @@ impl ReplicaWriter for Session {
                 .map(|spec| spec.length)
                 .unwrap_or_default(),
         );
+        if update.pieces.len() > MOST_SLICES || update.chunks.len() > MOST_SLICES {
+            return Err(too_many("pieces or chunks", &update.at));
+        }
         let end = update
             .pieces
             .last()
@@ -57,6 +60,9 @@ impl ReplicaWriter for Session {
         }
         self.check_names(&map, &update).await?;
         map.overlay(&update.pieces)?;
+        if map.slices().len() > MOST_SLICES {
+            return Err(too_many("slices", &update.at));
+        }
         let received = u32::try_from(update.chunks.len()).unwrap_or(u32::MAX);
         {
             let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,7 +93,7 @@ impl ReplicaWriter for Session {
             }
             let stream = &mut state.streams[update.at.stream];
             stream.leaves.insert(update.at.region.0, leaf);
-            if stream.leaves.len() >= LEAVES_HELD {
+            if stream.leaves.len() >= self.writing.0.leaves_each() {
                 fold(stream, &self.nodes).await?;
             }
             if state.run_bytes >= RUN {

@@ -15,15 +15,26 @@ use crate::DedupStore;
 const LENGTH: u32 = 4 << 20;
 
 async fn session(store: &DedupStore) -> Arc<Session> {
+    session_of(store, 1, u64::from(LENGTH)).await
+}
+
+/// A session of so many images of this length.
+async fn session_of(store: &DedupStore, streams: usize, length: u64) -> Arc<Session> {
+    let name = |at: usize| match at {
+        0 => StreamName::disk(),
+        at => StreamName::new(format!("disk{at:03}")).unwrap(),
+    };
     let id = SynchronizationId::from_bytes([1; 16]);
     let begin = StoreBegin {
         id,
         source: SourceName::new("a").unwrap(),
         snapshot: SnapshotId::from_bytes([2; 16]),
-        streams: vec![StreamSpec {
-            name: StreamName::disk(),
-            length: ByteCount(u64::from(LENGTH)),
-        }],
+        streams: (0..streams)
+            .map(|at| StreamSpec {
+                name: name(at),
+                length: ByteCount(length),
+            })
+            .collect(),
         base: None,
         deduplication: Deduplication::OwnReplica,
     };
@@ -59,6 +70,56 @@ fn update(seed: u64) -> (RegionUpdate, Vec<u8>) {
         chunks: chunks.clone(),
     };
     (update, bytes)
+}
+
+/// A byte of one chunk at a place of a region.
+fn one_byte(stream: usize, region: u64, starts: impl Iterator<Item = u32>) -> RegionUpdate {
+    let hashed = HashedChunk::new(vec![7].into()).unwrap();
+    let chunks = Codecs::new(1).compress(vec![hashed]).unwrap();
+    let digest = chunks[0].digest();
+    let pieces = starts.map(|start| Piece {
+        start,
+        length: 1,
+        content: PieceContent::Data(SliceContent::Chunk { digest, skip: 0 }),
+    });
+    RegionUpdate {
+        at: RegionAddress {
+            stream,
+            region: RegionIndex(region),
+        },
+        pieces: pieces.collect(),
+        chunks,
+    }
+}
+
+#[tokio::test]
+async fn many_images_share_the_memory_for_what_was_written() {
+    let store = DedupStore::create("memory://").await.unwrap();
+    let session = session_of(&store, 256, 200 << 22).await;
+    for region in 0..200 {
+        let update = one_byte(3, region, std::iter::once(0));
+        session.write(update).await.unwrap();
+        let held = session.state.lock().await.streams[3].leaves.len();
+        assert!(held < LEAVES_HELD / 256, "{held} regions are held");
+    }
+    assert_eq!(store.vault.streams.leaves_each(), LEAVES_HELD / 256);
+    store.vault.forget_all();
+    drop(session);
+    assert_eq!(store.vault.streams.leaves_each(), LEAVES_HELD);
+}
+
+#[tokio::test]
+async fn a_region_of_single_bytes_is_refused() {
+    let store = DedupStore::create("memory://").await.unwrap();
+    let session = session(&store).await;
+    let every = |from: u32, count: u32| (0..count).map(move |at| from + 2 * at);
+    let most = u32::try_from(MOST_SLICES).unwrap();
+    let refused = session.write(one_byte(0, 0, every(0, most + 1))).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::InvalidInput);
+    // Nor bit by bit.
+    session.write(one_byte(0, 0, every(0, most))).await.unwrap();
+    let refused = session.write(one_byte(0, 0, every(2 * most, 1))).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
 /// Lets everything else go on until it waits for us.

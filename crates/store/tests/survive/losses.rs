@@ -6,7 +6,7 @@ use std::sync::Arc;
 use backstop_core::{
     ErrorKind, RecoveryStore, RegionAddress, RegionIndex, ReplicaWriter, StreamName,
 };
-use backstop_store::{Credential, DedupStore, Takeover, VaultSettings};
+use backstop_store::{Credential, DedupStore, VaultSettings};
 
 use crate::faults::{Action, Request, Script};
 use crate::history::{History, holds};
@@ -91,8 +91,8 @@ async fn giving_up_what_is_over_takes_nothing_from_who_came_after() {
         begins.push(begin);
     }
     writers[0].abort().await.unwrap();
-    drop((writers, vault));
-    let vault = at().with_takeover(Takeover::Force).open().await.unwrap();
+    vault.close().await.unwrap();
+    let vault = at().open().await.unwrap();
     let replica = vault.replica(&machine.name).await.unwrap().unwrap();
     assert_eq!(replica.unfinished.unwrap().synchronization, begins[1].id);
 }

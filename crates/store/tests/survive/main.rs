@@ -20,6 +20,7 @@ mod full;
 mod growth;
 mod history;
 mod images;
+mod keys;
 mod losses;
 mod model;
 #[cfg(any(feature = "aws", feature = "azure"))]

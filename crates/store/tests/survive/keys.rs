@@ -1,0 +1,151 @@
+//! Key slots: added, replaced and removed, the last one never; a credential
+//! opens the vault for as long as it has a slot.
+
+use std::sync::Arc;
+
+use backstop_core::ErrorKind;
+use backstop_store::{Credential, DedupStore, DedupStoreBuilder, KeySlotKind, Takeover};
+use object_store::ObjectStore;
+use object_store::ObjectStoreExt;
+use object_store::memory::InMemory;
+
+use crate::faults::{Action, Request};
+use crate::images;
+use crate::reading::scripted;
+
+fn kinds(slots: &[backstop_store::KeySlotInfo]) -> Vec<KeySlotKind> {
+    let mut kinds: Vec<_> = slots.iter().map(|slot| slot.kind).collect();
+    kinds.sort_by_key(|kind| format!("{kind:?}"));
+    kinds
+}
+
+async fn opens(at: &impl Fn() -> DedupStoreBuilder, credential: &Credential) -> bool {
+    let opened = at().with_credential(credential.clone());
+    match opened.open_read_only().await {
+        Ok(vault) => {
+            vault.close().await.unwrap();
+            true
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::WrongKey, "{error}");
+            false
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_come_and_go_and_the_last_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    let at = || DedupStore::at(place);
+    let raw = Credential::key([1; 32]);
+    let other = Credential::key([2; 32]);
+    let pass = Credential::passphrase("horse").unwrap();
+    let vault = at().with_credential(raw.clone()).create().await.unwrap();
+    let first = vault.key_slots().await.unwrap();
+    assert_eq!(kinds(&first), [KeySlotKind::Key]);
+    let error = vault.remove_key(&first[0].id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert!(opens(&at, &raw).await && !opens(&at, &pass).await);
+
+    let added = vault.add_key(&pass).await.unwrap();
+    assert_eq!(added.kind, KeySlotKind::Passphrase);
+    let slots = vault.key_slots().await.unwrap();
+    assert_eq!(kinds(&slots), [KeySlotKind::Key, KeySlotKind::Passphrase]);
+    assert!(opens(&at, &raw).await && opens(&at, &pass).await);
+
+    vault.remove_key(&first[0].id).await.unwrap();
+    assert!(!opens(&at, &raw).await && opens(&at, &pass).await);
+    let error = vault.remove_key(&first[0].id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    let error = vault.remove_key(&added.id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+
+    let replaced = vault.replace_key(&added.id, &other).await.unwrap();
+    assert_eq!((&replaced.id, replaced.kind), (&added.id, KeySlotKind::Key));
+    assert!(!opens(&at, &pass).await && opens(&at, &other).await);
+    let error = vault.replace_key("00", &raw).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    let error = vault.add_key(&Credential::None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    vault.close().await.unwrap();
+
+    let reader = at().with_credential(other).open_read_only().await.unwrap();
+    assert_eq!(reader.key_slots().await.unwrap(), [replaced]);
+    let error = reader.add_key(&raw).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    let left = images::files(folder.path());
+    assert_eq!(
+        left.keys().filter(|path| path.starts_with("keys/")).count(),
+        1
+    );
+}
+
+/// What lies beside the slots and opens nothing counts for nothing.
+#[tokio::test]
+async fn a_slot_of_another_vault_does_not_stand_for_the_last() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let raw = Credential::key([1; 32]);
+    let on = |name: &str| DedupStore::on(Arc::clone(&store), name).with_credential(raw.clone());
+    let strange = on("other").create().await.unwrap();
+    let strange = strange.key_slots().await.unwrap();
+    let vault = on("vault").create().await.unwrap();
+    let own = vault.key_slots().await.unwrap();
+    let path = |vault: &str, id: &str| format!("{vault}/keys/{id}.json").as_str().into();
+    let (from, to) = (path("other", &strange[0].id), path("vault", &strange[0].id));
+    store.copy(&from, &to).await.unwrap();
+    store.put(&path("vault", "00"), "?".into()).await.unwrap();
+    let slots = vault.key_slots().await.unwrap();
+    let foreign = [KeySlotKind::Foreign, KeySlotKind::Foreign, KeySlotKind::Key];
+    assert_eq!(kinds(&slots), foreign);
+    let error = vault.remove_key(&own[0].id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    vault.remove_key(&strange[0].id).await.unwrap();
+    vault.remove_key("00").await.unwrap();
+    assert_eq!(vault.key_slots().await.unwrap(), own);
+}
+
+#[tokio::test]
+async fn a_vault_that_is_not_encrypted_takes_no_key() {
+    let vault = DedupStore::create("memory://").await.unwrap();
+    let error = vault.add_key(&Credential::key([1; 32])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    let slots = vault.key_slots().await.unwrap();
+    assert_eq!(kinds(&slots), [KeySlotKind::Open]);
+}
+
+#[tokio::test]
+async fn a_fenced_owner_changes_no_slot() {
+    let (_, at) = scripted();
+    let old = at().create().await.unwrap();
+    let new = at().with_takeover(Takeover::Force).open().await.unwrap();
+    let slots = new.key_slots().await.unwrap();
+    let second = new.add_key(&Credential::key([9; 32])).await.unwrap();
+    let error = old.remove_key(&second.id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+    let error = old.add_key(&Credential::key([8; 32])).await.unwrap_err();
+    let kinds = [ErrorKind::Fenced, ErrorKind::Unavailable];
+    assert!(kinds.contains(&error.kind()), "{error}");
+    assert_eq!(new.key_slots().await.unwrap().len(), slots.len() + 1);
+}
+
+/// A replacement that fails leaves what was there.
+#[tokio::test]
+async fn a_failed_replacement_leaves_the_old_key() {
+    let (script, at) = scripted();
+    let vault = at().create().await.unwrap();
+    let slot = vault.key_slots().await.unwrap().remove(0);
+    script.rule(|request, path| {
+        if request == Request::Put && path.contains("/keys/") {
+            Action::Fail
+        } else {
+            Action::Pass
+        }
+    });
+    let fresh = Credential::key([9; 32]);
+    let error = vault.replace_key(&slot.id, &fresh).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    script.pass();
+    assert!(!opens(&at, &fresh).await);
+    assert!(opens(&at, &Credential::key([7; 32])).await);
+}
