@@ -1,7 +1,8 @@
 //! `sources`, `points` and `stats`: what the vault holds.
 
 use backstop::{
-    ByteCount, PointId, ProtectionServer, ReplicaRecord, ReplicaState, SourceName, VaultStatistics,
+    ByteCount, PointId, ProtectionServer, ReplicaRecord, ReplicaState, ReplicaStatistics,
+    SourceName, VaultStatistics,
 };
 use serde::Serialize;
 
@@ -81,6 +82,7 @@ pub async fn points(name: &str, server: &ProtectionServer, output: Output) -> En
 
 #[derive(Debug, Serialize)]
 struct VaultReport {
+    /// Its `by_replica` is told as `sources`.
     #[serde(flatten)]
     vault: VaultStatistics,
     /// Bytes of all images of all points for each byte of different chunks.
@@ -92,34 +94,40 @@ struct VaultReport {
     sources: Vec<Share>,
 }
 
+/// One source's part of it.
 #[derive(Debug, Serialize)]
 struct Share {
-    source: SourceName,
-    points: u64,
-    logical_bytes: ByteCount,
-    /// What the vault grew by when these points were made.
-    bytes_added: ByteCount,
+    #[serde(flatten)]
+    replica: ReplicaStatistics,
+    /// Bytes of all its images for each byte of chunks that it added.
+    deduplication_ratio: Option<f64>,
+    /// Bytes of chunks that it added for each byte that the vault grew by.
+    compression_ratio: Option<f64>,
+    /// Bytes of all its images for each byte that the vault grew by.
+    ratio: Option<f64>,
+}
+
+impl From<ReplicaStatistics> for Share {
+    fn from(replica: ReplicaStatistics) -> Self {
+        Self {
+            deduplication_ratio: ratio(replica.logical_bytes, replica.plain_bytes_added),
+            compression_ratio: ratio(replica.plain_bytes_added, replica.bytes_added),
+            ratio: ratio(replica.logical_bytes, replica.bytes_added),
+            replica,
+        }
+    }
 }
 
 /// Counts what the vault holds, in all and for each source.
 pub async fn stats(server: &ProtectionServer, output: Output) -> Ending {
-    let vault = server.statistics().await?;
-    let mut sources = Vec::new();
-    for replica in server.sources().await? {
-        let points = server.points(&replica.source).await?;
-        sources.push(Share {
-            source: replica.source,
-            points: points.len() as u64,
-            logical_bytes: points.iter().map(length).sum(),
-            bytes_added: points.iter().filter_map(|point| point.bytes_added).sum(),
-        });
-    }
+    let mut vault = server.statistics().await?;
+    let sources = std::mem::take(&mut vault.by_replica);
     let report = VaultReport {
         deduplication_ratio: ratio(vault.logical_bytes, vault.plain_bytes),
         compression_ratio: ratio(vault.plain_bytes, vault.compressed_bytes),
         ratio: ratio(vault.logical_bytes, vault.stored_bytes),
         vault,
-        sources,
+        sources: sources.into_iter().map(Into::into).collect(),
     };
     output.print(
         &report,
@@ -132,9 +140,12 @@ fn ratio(of: ByteCount, to: ByteCount) -> Option<f64> {
     (to.0 > 0).then(|| of.0 as f64 / to.0 as f64)
 }
 
+fn times(ratio: Option<f64>) -> String {
+    ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
+}
+
 fn totals(report: &VaultReport) -> Table {
     let vault = &report.vault;
-    let times = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
     let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
     for (what, value) in [
         ("sources", vault.replicas.to_string()),
@@ -160,14 +171,25 @@ fn shares(sources: &[Share]) -> Table {
         ("source", Align::Left),
         ("points", Align::Right),
         ("images", Align::Right),
+        ("newest", Align::Right),
+        ("new chunks", Align::Right),
         ("added", Align::Right),
+        ("dedup", Align::Right),
+        ("compr", Align::Right),
+        ("in all", Align::Right),
     ]);
     for share in sources {
+        let replica = &share.replica;
         table.row(vec![
-            share.source.to_string(),
-            share.points.to_string(),
-            amount(share.logical_bytes),
-            amount(share.bytes_added),
+            replica.source.to_string(),
+            replica.points.to_string(),
+            amount(replica.logical_bytes),
+            amount(replica.head_bytes),
+            amount(replica.plain_bytes_added),
+            amount(replica.bytes_added),
+            times(share.deduplication_ratio),
+            times(share.compression_ratio),
+            times(share.ratio),
         ]);
     }
     table

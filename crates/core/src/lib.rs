@@ -84,6 +84,6 @@ pub use service::{
 };
 pub use store::{
     Deduplication, Maintenance, NewPoint, RecoveredRange, Recovery, RecoveryStore, ReplicaRecord,
-    ReplicaWriter, StoreBegin, VaultStatistics,
+    ReplicaStatistics, ReplicaWriter, StoreBegin, VaultStatistics,
 };
 pub use units::{ByteCount, ByteOffset};

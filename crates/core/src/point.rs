@@ -155,6 +155,10 @@ pub struct RecoveryPoint {
     /// what an agent is told: data that costs nothing is data that others
     /// have stored.
     pub bytes_added: Option<ByteCount>,
+    /// Plain bytes of the chunks that the vault lacked; none where the former
+    /// are none.
+    #[serde(default)]
+    pub plain_bytes_added: Option<ByteCount>,
     /// The sampled proof of unchanged regions.
     pub sample: Sample,
     /// What an operator has set.

@@ -158,8 +158,8 @@ pub trait ProtectionService: Send + Sync {
 
     /// Commits synchronizations as recovery points, in the order named.
     ///
-    /// The points come without [`bytes_added`](RecoveryPoint::bytes_added),
-    /// which would tell an agent whether others have stored the same data; who
+    /// The points come without [`bytes_added`](RecoveryPoint::bytes_added) and
+    /// [`plain_bytes_added`](RecoveryPoint::plain_bytes_added), which would tell an agent whether others have stored the same data; who
     /// owns the vault asks the server for it.
     ///
     /// # Errors

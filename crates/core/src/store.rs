@@ -97,8 +97,60 @@ pub struct ReplicaRecord {
     pub unfinished: Option<Unfinished>,
 }
 
+/// What a vault holds of one replica, by its recovery points that are there.
+///
+/// Chunks that several replicas share count for the one that sent them first,
+/// so that the sums over all replicas are the vault's, but for what expired
+/// points have left and what two sent at the same time.
+/// `logical_bytes / plain_bytes_added` is what deduplication saves,
+/// `plain_bytes_added / bytes_added` what compression does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaStatistics {
+    /// The data source.
+    pub source: SourceName,
+    /// Its recovery points.
+    pub points: u64,
+    /// The sum of the lengths of all images of all its points.
+    pub logical_bytes: ByteCount,
+    /// The lengths of the images of its newest point.
+    pub head_bytes: ByteCount,
+    /// Plain bytes of the chunks that the vault lacked when its points were
+    /// made.
+    pub plain_bytes_added: ByteCount,
+    /// Bytes that the vault grew by for its points, maps and records included.
+    pub bytes_added: ByteCount,
+}
+
+impl ReplicaStatistics {
+    /// Nothing yet of a source.
+    pub fn new(source: SourceName) -> Self {
+        Self {
+            source,
+            points: 0,
+            logical_bytes: ByteCount::ZERO,
+            head_bytes: ByteCount::ZERO,
+            plain_bytes_added: ByteCount::ZERO,
+            bytes_added: ByteCount::ZERO,
+        }
+    }
+
+    /// Counts a point; those of a source come in the order of their sequence.
+    pub fn count(&mut self, point: &RecoveryPoint) {
+        let length = point.streams.iter().map(|stream| stream.length).sum();
+        self.points += 1;
+        self.logical_bytes = self.logical_bytes.saturating_add(length);
+        self.head_bytes = length;
+        self.plain_bytes_added = self
+            .plain_bytes_added
+            .saturating_add(point.plain_bytes_added.unwrap_or_default());
+        self.bytes_added = self
+            .bytes_added
+            .saturating_add(point.bytes_added.unwrap_or_default());
+    }
+}
+
 /// What a vault holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VaultStatistics {
     /// Replicas.
     pub replicas: u64,
@@ -106,7 +158,8 @@ pub struct VaultStatistics {
     pub points: u64,
     /// The sum of the lengths of all images of all points.
     pub logical_bytes: ByteCount,
-    /// Different chunks.
+    /// Different chunks. One that two synchronizations sent at the same time
+    /// may stand in the vault twice and is counted as often, here and below.
     pub chunks: u64,
     /// Their plain bytes.
     pub plain_bytes: ByteCount,
@@ -118,6 +171,10 @@ pub struct VaultStatistics {
     pub stored_bytes: ByteCount,
     /// Bytes of packs of maps and records.
     pub map_bytes: ByteCount,
+    /// The same by replica, sorted by source. Counting them takes time by the
+    /// number of points, not of chunks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_replica: Vec<ReplicaStatistics>,
 }
 
 /// Stores replicas and recovery points: the data path.

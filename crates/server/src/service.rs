@@ -43,6 +43,7 @@ impl ProtectionService for Service {
         let mut points = self.shared.commit(commits).await?;
         for point in &mut points {
             point.bytes_added = None;
+            point.plain_bytes_added = None;
         }
         Ok(points)
     }

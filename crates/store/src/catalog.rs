@@ -52,6 +52,8 @@ pub(crate) const COUNTERS: &[u8] = b"n";
 pub(crate) const NEXT_PACK: &[u8] = b"m";
 pub(crate) const CLEAN_EPOCH: &[u8] = b"e";
 pub(crate) const TAKEOVER: &[u8] = b"x";
+/// Written with every batch: SlateDB keeps with it when that was.
+pub(crate) const TIME: &[u8] = b"k";
 /// Never there: deleting it shows by the flush that the vault is still ours.
 pub(crate) const OWNER_PROOF: &[u8] = b"o";
 
@@ -104,6 +106,22 @@ fn settings(budget: &MemoryBudget) -> Settings {
     }
 }
 
+/// The latest time that SlateDB was told by any owner, in milliseconds.
+async fn latest_tick(db: &Db) -> Result<i64> {
+    let manifest = db.manifest();
+    let made = manifest.l0().iter().map(|table| table.sst.id.value());
+    let made = made
+        .chain(manifest.last_compacted_l0_sst_view_id())
+        .chain(manifest.last_compacted_l0_sst_id())
+        .map(|id| i64::try_from(id.timestamp_ms()).unwrap_or(i64::MAX));
+    let written = db.get_key_value(TIME).await;
+    let written = written.map_err(|error| failure::of_catalog("reading the catalog", error))?;
+    let ticks = made
+        .chain(written.map(|entry| entry.create_ts))
+        .chain([manifest.last_l0_clock_tick()]);
+    Ok(ticks.max().unwrap_or(0))
+}
+
 /// How often SlateDB repeats a failed request before it gives up: a full disk
 /// must be told, not waited for.
 const RETRIES: u32 = 3;
@@ -125,14 +143,16 @@ impl Catalog {
         budget: &MemoryBudget,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self> {
+        let clock = CatalogClock::new(Arc::clone(clock));
         let db = Db::builder(path, store)
             .with_settings(settings(budget))
-            .with_system_clock(CatalogClock::new(Arc::clone(clock)))
+            .with_system_clock(Arc::clone(&clock) as _)
             .with_db_cache(cache(budget.catalog_cache), 1)
             .with_block_transformer(Arc::new(SealedBlocks::new(Arc::clone(&seal))))
             .build()
             .await
             .map_err(|error| failure::of_catalog("opening the vault", error))?;
+        clock.raise(latest_tick(&db).await?);
         Ok(Self {
             db: Handle::Owner(db),
             seal,
@@ -218,13 +238,14 @@ impl Catalog {
 
     /// Applies a batch atomically. It is durable after the next
     /// [`flush`](Self::flush).
-    pub(crate) async fn write(&self, batch: Batch) -> Result<()> {
+    pub(crate) async fn write(&self, mut batch: Batch) -> Result<()> {
         let Handle::Owner(db) = &self.db else {
             return Err(read_only());
         };
         if batch.bytes == 0 {
             return Ok(());
         }
+        batch.put(TIME, b"");
         self.written
             .fetch_add(batch.bytes, std::sync::atomic::Ordering::Relaxed);
         db.write(batch.batch)

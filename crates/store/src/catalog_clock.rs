@@ -15,7 +15,8 @@ const END: i64 = 253_402_300_799_000;
 
 /// Tells SlateDB the injected time.
 ///
-/// It never steps back, since SlateDB's tickers may not see that. How long a
+/// It never steps back, not even behind what earlier owners told: SlateDB would
+/// refuse all writes until the host's clock had caught up. How long a
 /// wait takes is not a matter of what time it is: waits follow the runtime's
 /// timers.
 #[derive(Debug)]
@@ -30,6 +31,13 @@ impl CatalogClock {
             clock,
             latest: 0.into(),
         })
+    }
+}
+
+impl CatalogClock {
+    /// From now on no earlier time is told than this, in milliseconds.
+    pub(crate) fn raise(&self, to: i64) {
+        self.latest.fetch_max(to.clamp(0, END), Ordering::SeqCst);
     }
 }
 
@@ -67,6 +75,8 @@ mod tests {
         assert_eq!(told(7_000), 7_000);
         assert_eq!(told(6_000), 7_000);
         assert_eq!(told(i64::MIN), 7_000);
+        clock.raise(8_000);
+        assert_eq!(told(7_500), 8_000);
         assert_eq!(told(i64::MAX), END);
         assert!(
             clock

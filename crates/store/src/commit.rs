@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use backstop_core::{
-    Document, Encoding, Error, ErrorKind, HashedChunk, MAX_CHUNK_LENGTH, NewPoint, RecoveryPoint,
-    ReplicaState, Result, StreamSummary, VerifiedChunk,
+    ByteCount, Document, Encoding, Error, ErrorKind, HashedChunk, MAX_CHUNK_LENGTH, NewPoint,
+    RecoveryPoint, ReplicaState, Result, StreamSummary, VerifiedChunk,
 };
 use bytes::Bytes;
 
@@ -147,7 +147,7 @@ async fn prepare(
     }
     let manifest = raw_frame(Content::Manifest, Manifest { entries }.encode())?;
     let digest = manifest.digest;
-    let bytes_added = session.append(PackKind::Map, vec![manifest]).await?;
+    let added = session.append(PackKind::Map, vec![manifest]).await?;
     let facts = &new.facts;
     let streams = session.begin.streams.iter();
     let record = PointRecord {
@@ -170,7 +170,8 @@ async fn prepare(
                 })
                 .collect(),
             counts: facts.counts,
-            bytes_added: Some(backstop_core::ByteCount(bytes_added)),
+            bytes_added: Some(ByteCount(added.bytes)),
+            plain_bytes_added: Some(ByteCount(added.plain_bytes)),
             sample: facts.sample,
             marks: backstop_core::Marks::default(),
             provenance: facts.provenance.clone(),

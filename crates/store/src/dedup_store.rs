@@ -22,7 +22,7 @@ use crate::orphans;
 use crate::pack::frame::Content;
 use crate::place::Place;
 use crate::record::{self, PointRecord, ReplicaEntry};
-use crate::session::{Session, Start};
+use crate::session::{Added, Session, Start};
 use crate::vault::Vault;
 
 /// A deduplicating, sealed vault of recovery points: one prefix of an object
@@ -176,7 +176,10 @@ impl DedupStore {
                             .iter()
                             .map(|stream| stream.next_region)
                             .collect(),
-                        bytes_added: entry.bytes_added,
+                        added: Added {
+                            bytes: entry.bytes_added,
+                            plain_bytes: entry.plain_bytes_added,
+                        },
                     });
                 }
             }
@@ -198,7 +201,7 @@ impl DedupStore {
         Ok(Start {
             maps: maps.collect(),
             next: vec![0; begin.streams.len()],
-            bytes_added: 0,
+            added: Added::default(),
         })
     }
 }

@@ -266,6 +266,7 @@ pub fn seeds() -> backstop_core::Result<Vec<(&'static str, String, Vec<u8>)>> {
             next_region: 17,
         }],
         bytes_added: 123_456,
+        plain_bytes_added: 234_567,
     };
     add("catalog_record", "unfinished", record::encode(&unfinished)?);
     let pack = PackRecord {

@@ -1,7 +1,9 @@
 //! [`Maintenance`] of a vault: expiry, marks and statistics.
 
 use async_trait::async_trait;
-use backstop_core::{ByteCount, Error, Maintenance, Marks, PointId, Result, VaultStatistics};
+use backstop_core::{
+    ByteCount, Error, Maintenance, Marks, PointId, ReplicaStatistics, Result, VaultStatistics,
+};
 
 use crate::catalog::{self, Batch, PACKS, POINTS, REPLICAS};
 use crate::dedup_store::DedupStore;
@@ -74,7 +76,20 @@ impl Maintenance for DedupStore {
                 .map(|stream| stream.length)
                 .sum();
             statistics.logical_bytes = statistics.logical_bytes.saturating_add(logical);
+            // The points of a source stand together, in their sequence.
+            let known = statistics.by_replica.last_mut();
+            match known.filter(|known| known.source == record.point.source) {
+                Some(known) => known.count(&record.point),
+                None => {
+                    let mut fresh = ReplicaStatistics::new(record.point.source.clone());
+                    fresh.count(&record.point);
+                    statistics.by_replica.push(fresh);
+                }
+            }
         }
+        statistics
+            .by_replica
+            .sort_by(|a, b| a.source.cmp(&b.source));
         let mut packs = catalog.scan(&[PACKS]).await?;
         while let Some((_, value)) = packs.next().await? {
             let record: PackRecord = record::decode("a pack's record", &value)?;

@@ -40,6 +40,8 @@ pub(crate) struct UnfinishedEntry {
     pub(crate) kind: PointKind,
     pub(crate) streams: Vec<UnfinishedStream>,
     pub(crate) bytes_added: u64,
+    #[serde(default)]
+    pub(crate) plain_bytes_added: u64,
 }
 
 /// How far one image of it came.

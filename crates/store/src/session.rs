@@ -92,16 +92,25 @@ struct State {
     run_bytes: usize,
     /// Chunks that wait in runs, with their plain lengths.
     queued: HashMap<ChunkDigest, u32>,
-    bytes_added: u64,
+    added: Added,
     bytes_at_checkpoint: u64,
     regions_at_checkpoint: u64,
     over: bool,
 }
 
+/// What a synchronization has added to the vault.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Added {
+    /// Bytes of packs.
+    pub(crate) bytes: u64,
+    /// Plain bytes of chunks.
+    pub(crate) plain_bytes: u64,
+}
+
 impl State {
     /// What it has added, and what waits to be.
     fn bytes_taken(&self) -> u64 {
-        self.bytes_added + self.run_bytes as u64
+        self.added.bytes + self.run_bytes as u64
     }
 
     /// The regions that are dealt with.
@@ -123,13 +132,13 @@ struct Stream {
 pub(crate) struct Start {
     pub(crate) maps: Vec<ImageMap>,
     pub(crate) next: Vec<u64>,
-    pub(crate) bytes_added: u64,
+    pub(crate) added: Added,
 }
 
 /// A session's content, ready to be committed.
 pub(crate) struct Settled {
     pub(crate) maps: Vec<ImageMap>,
-    pub(crate) bytes_added: u64,
+    pub(crate) added: Added,
 }
 
 impl Session {
@@ -161,8 +170,8 @@ impl Session {
             run: Vec::new(),
             run_bytes: 0,
             queued: HashMap::new(),
-            bytes_added: start.bytes_added,
-            bytes_at_checkpoint: start.bytes_added,
+            added: start.added,
+            bytes_at_checkpoint: start.added.bytes,
             regions_at_checkpoint: 0,
             over: false,
         };
@@ -310,6 +319,7 @@ impl Session {
     /// `hold` was taken together with the run.
     async fn append_run(&self, run: Vec<PlainFrame>, hold: OwnedRwLockReadGuard<()>) -> Result<()> {
         let digests: Vec<_> = run.iter().map(|frame| frame.digest).collect();
+        let plain_bytes = plain_bytes(&run);
         let appended = self
             .vault
             .writer()?
@@ -321,7 +331,8 @@ impl Session {
         }
         match appended {
             Ok(bytes) => {
-                state.bytes_added += bytes;
+                state.added.bytes += bytes;
+                state.added.plain_bytes += plain_bytes;
                 Ok(())
             }
             Err(error) => {
@@ -345,7 +356,7 @@ impl Session {
         match appended {
             Ok(bytes) => {
                 self.nodes.appended(&digests);
-                state.bytes_added += bytes;
+                state.added.bytes += bytes;
                 Ok(())
             }
             Err(error) => {
@@ -380,16 +391,21 @@ impl Session {
         let maps = state.streams.iter().map(|stream| stream.map).collect();
         Ok(Settled {
             maps,
-            bytes_added: state.bytes_added,
+            added: state.added,
         })
     }
 
     /// Adds frames of the commit itself, such as the manifest.
-    pub(crate) async fn append(&self, kind: PackKind, frames: Vec<PlainFrame>) -> Result<u64> {
-        let added = self.vault.writer()?.append(kind, frames, None).await?;
+    pub(crate) async fn append(&self, kind: PackKind, frames: Vec<PlainFrame>) -> Result<Added> {
+        let plain_bytes = match kind {
+            PackKind::Data => plain_bytes(&frames),
+            PackKind::Map => 0,
+        };
+        let bytes = self.vault.writer()?.append(kind, frames, None).await?;
         let mut state = self.state.lock().await;
-        state.bytes_added += added;
-        Ok(state.bytes_added)
+        state.added.bytes += bytes;
+        state.added.plain_bytes += plain_bytes;
+        Ok(state.added)
     }
 
     /// Fails if a pack that this session needs was lost.
@@ -435,10 +451,16 @@ impl Session {
                     next_region,
                 })
                 .collect(),
-            bytes_added: settled.bytes_added,
+            bytes_added: settled.added.bytes,
+            plain_bytes_added: settled.added.plain_bytes,
         };
         self.vault.put_unfinished(self, &entry).await
     }
+}
+
+fn plain_bytes(frames: &[PlainFrame]) -> u64 {
+    let lengths = frames.iter().map(|f| u64::from(f.header.plain_length));
+    lengths.sum()
 }
 
 async fn fold(stream: &mut Stream, nodes: &NewNodes) -> Result<()> {

@@ -1,5 +1,6 @@
 //! A recovery store in memory.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -14,8 +15,8 @@ use super::writer::MemoryWriter;
 use crate::{
     BlockSource, ByteCount, ByteOffset, Document, Error, ErrorKind, Extent, Geometry, Maintenance,
     Marks, NewPoint, PointId, REGION_LENGTH, RecoveredRange, Recovery, RecoveryPoint,
-    RecoveryStore, ReplicaRecord, ReplicaState, ReplicaWriter, Result, SliceContent, SourceName,
-    StoreBegin, StreamName, SynchronizationId, VaultStatistics,
+    RecoveryStore, ReplicaRecord, ReplicaState, ReplicaStatistics, ReplicaWriter, Result,
+    SliceContent, SourceName, StoreBegin, StreamName, SynchronizationId, VaultStatistics,
 };
 
 /// A vault in memory: it lasts as long as the process.
@@ -178,7 +179,16 @@ impl Maintenance for MemoryStore {
             .values()
             .flat_map(|entry| &entry.point.streams)
             .map(|stream| stream.length);
+        let mut points: Vec<_> = vault.points.values().map(|entry| &entry.point).collect();
+        points.sort_by_key(|point| point.sequence);
+        let mut by_replica: BTreeMap<_, ReplicaStatistics> = BTreeMap::new();
+        for point in points {
+            let fresh = || ReplicaStatistics::new(point.source.clone());
+            let counted = by_replica.entry(&point.source);
+            counted.or_insert_with(fresh).count(point);
+        }
         Ok(VaultStatistics {
+            by_replica: by_replica.into_values().collect(),
             replicas: vault.replicas.len() as u64,
             points: vault.points.len() as u64,
             logical_bytes: lengths.sum(),

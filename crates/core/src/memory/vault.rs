@@ -70,6 +70,7 @@ pub(super) struct Work {
     pub(super) own: BTreeSet<ChunkDigest>,
     /// What its new chunks cost.
     pub(super) bytes_added: ByteCount,
+    pub(super) plain_bytes_added: ByteCount,
     /// Everything before this region of this image is dealt with.
     pub(super) progress: (usize, RegionIndex),
 }
@@ -94,6 +95,7 @@ impl Work {
             base,
             own: BTreeSet::new(),
             bytes_added: ByteCount::ZERO,
+            plain_bytes_added: ByteCount::ZERO,
             progress: (0, RegionIndex(0)),
         }
     }
@@ -323,6 +325,7 @@ fn recovery_point(new: &NewPoint, work: &Work, sequence: u64) -> RecoveryPoint {
         streams: streams.collect(),
         counts: new.facts.counts,
         bytes_added: Some(work.bytes_added),
+        plain_bytes_added: Some(work.plain_bytes_added),
         sample: new.facts.sample,
         marks: crate::Marks::default(),
         provenance: new.facts.provenance.clone(),

@@ -62,6 +62,10 @@ impl ReplicaWriter for MemoryWriter {
         work.images[update.at.stream].overlay(update.at.region, &update.pieces)?;
         for chunk in &update.chunks {
             let added = chunks.insert(chunk)?;
+            if added > ByteCount::ZERO {
+                let plain = ByteCount(u64::from(chunk.length()));
+                work.plain_bytes_added = work.plain_bytes_added.saturating_add(plain);
+            }
             work.bytes_added = work.bytes_added.saturating_add(added);
             work.own.insert(chunk.digest());
         }

@@ -36,6 +36,7 @@ fn point(sequence: u64, time: i64, pinned: bool, held: bool) -> RecoveryPoint {
         streams: Vec::new(),
         counts: TransferCounts::default(),
         bytes_added: None,
+        plain_bytes_added: None,
         sample: Sample::default(),
         marks: Marks {
             pinned,

@@ -24,7 +24,9 @@ fn counts(folder: &Path) -> BTreeMap<String, usize> {
 /// How many small objects there are that no number of runs should add to.
 fn small(counts: &BTreeMap<String, usize>) -> usize {
     let others = ["packs", "db/compacted"];
-    let small = counts.iter().filter(|(name, _)| !others.contains(&&***name));
+    let small = counts
+        .iter()
+        .filter(|(name, _)| !others.contains(&&***name));
     small.map(|(_, count)| count).sum()
 }
 
@@ -73,4 +75,30 @@ async fn a_hundred_short_runs_leave_no_pile_of_small_objects() {
     assert!(last["db/compacted"] <= 12 + 6, "{last:?}");
     let vault = at().open_read_only().await.unwrap();
     history.check(&vault).await;
+}
+
+/// A host's clock may be set back between two runs.
+#[tokio::test]
+async fn a_clock_that_is_set_back_stops_nothing() {
+    let store: Arc<dyn object_store::ObjectStore> = Arc::new(object_store::memory::InMemory::new());
+    let clock = Arc::new(ManualClock::at(SystemClock.now()));
+    let on = || {
+        DedupStore::on(Arc::clone(&store), "vault").with_clock(Arc::clone(&clock) as Arc<dyn Clock>)
+    };
+    on().create().await.unwrap().close().await.unwrap();
+    let mut random = fastrand::Rng::with_seed(22);
+    let history = History::default();
+    let mut machine = Machine::new("a", 200_000);
+    for turn in 0..12 {
+        let back = Duration::from_hours(1 + turn).as_millis();
+        clock.set(backstop_core::Timestamp(clock.now().0 - back as i64));
+        let vault = on().open().await.unwrap();
+        machine.scribble(&mut random, 2, 50_000);
+        history
+            .protect(&vault, &mut random, &mut [&mut machine])
+            .await
+            .unwrap();
+        vault.close().await.unwrap();
+        history.check(&on().open_read_only().await.unwrap()).await;
+    }
 }

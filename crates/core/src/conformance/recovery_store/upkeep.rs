@@ -6,7 +6,8 @@ use super::rig::{Rig, Source};
 use crate::conformance::claim;
 use crate::conformance::model::{self, Edit};
 use crate::{
-    ErrorKind, InconsistencyReason, Marks, PointId, ReplicaState, Timestamp, VaultStatistics,
+    ByteCount, ErrorKind, InconsistencyReason, Marks, PointId, ReplicaState, ReplicaStatistics,
+    Timestamp, VaultStatistics,
 };
 
 /// A source with four points and the images of each.
@@ -176,6 +177,16 @@ async fn statistics(rig: &Rig) -> VaultStatistics {
     claim::succeeds(rig.store.statistics().await, "a vault is counted")
 }
 
+fn share(replica: &ReplicaStatistics) -> (&str, u64, u64, u64, u64) {
+    (
+        replica.source.as_str(),
+        replica.points,
+        replica.logical_bytes.0,
+        replica.head_bytes.0,
+        replica.plain_bytes_added.0,
+    )
+}
+
 pub(super) async fn statistics_count(rig: &mut Rig) {
     let empty = statistics(rig).await;
     claim::equal(
@@ -224,5 +235,24 @@ pub(super) async fn statistics_count(rig: &mut Rig) {
         &(all.chunks, all.plain_bytes),
         &(one.chunks, one.plain_bytes),
         "a chunk that two sources hold is stored once",
+    );
+    let shares: Vec<_> = all.by_replica.iter().map(share).collect();
+    claim::equal(
+        &shares,
+        &vec![
+            ("a", 1, 1_000_000, 1_000_000, 300_000),
+            ("b", 2, 1_000_000, 500_000, 0),
+        ],
+        "each replica is counted, and a shared chunk for who sent it first",
+    );
+    let points = rig.store.points(&second.name).await;
+    let added = claim::succeeds(points, "points are listed")
+        .iter()
+        .filter_map(|point| point.bytes_added)
+        .sum::<ByteCount>();
+    claim::equal(
+        &all.by_replica[1].bytes_added,
+        &added,
+        "the bytes added for a replica are those of its points",
     );
 }
