@@ -135,6 +135,43 @@ pub enum Command {
     },
     /// Count what the vault holds
     Stats,
+    /// List, add, change or remove what opens the vault
+    #[command(subcommand)]
+    Key(KeyCommand),
+}
+
+/// What to do with the passphrases and keys that open the vault.
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// List the key slots
+    List,
+    /// Let another passphrase or key open the vault too
+    Add(NewKey),
+    /// Change what opens a key slot
+    Replace {
+        /// The id of the slot
+        slot: String,
+        /// The new passphrase or key.
+        #[command(flatten)]
+        with: NewKey,
+    },
+    /// Remove a key slot; the last one stays
+    Remove {
+        /// The id of the slot
+        slot: String,
+    },
+}
+
+/// A new passphrase or key.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct NewKey {
+    /// A file that holds the new passphrase in its first line
+    #[arg(long, value_name = "FILE")]
+    pub new_passphrase_file: Option<PathBuf>,
+    /// A file that holds the new raw key: 32 bytes, or 64 hexadecimal digits
+    #[arg(long, value_name = "FILE")]
+    pub new_key_file: Option<PathBuf>,
 }
 
 /// What to protect.

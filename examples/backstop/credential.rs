@@ -8,7 +8,7 @@ use std::path::Path;
 use backstop::{Credential, Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
-use crate::arguments::VaultArguments;
+use crate::arguments::{NewKey, VaultArguments};
 
 const PASSPHRASE: &str = "BACKSTOP_PASSPHRASE";
 
@@ -22,12 +22,7 @@ pub fn credential(arguments: &VaultArguments) -> Result<Credential> {
         return key(path, &read(path)?);
     }
     if let Some(path) = &arguments.passphrase_file {
-        let bytes = read(path)?;
-        let not_text =
-            |_| Error::invalid_input(format!("{} is not a text in UTF-8", path.display()));
-        let text = std::str::from_utf8(&bytes).map_err(not_text)?;
-        let first = text.lines().next().unwrap_or_default();
-        return Credential::passphrase(first).map_err(|error| error.within(path.display()));
+        return passphrase(path);
     }
     match std::env::var(PASSPHRASE) {
         Ok(passphrase) => {
@@ -36,6 +31,23 @@ pub fn credential(arguments: &VaultArguments) -> Result<Credential> {
         Err(std::env::VarError::NotPresent) => Ok(Credential::None),
         Err(error) => Err(Error::invalid_input(format!("{PASSPHRASE}: {error}"))),
     }
+}
+
+/// Reads a new passphrase or key.
+pub fn new_credential(new: &NewKey) -> Result<Credential> {
+    match (&new.new_key_file, &new.new_passphrase_file) {
+        (Some(path), _) => key(path, &read(path)?),
+        (None, Some(path)) => passphrase(path),
+        (None, None) => Err(Error::invalid_input("no new passphrase or key was given")),
+    }
+}
+
+fn passphrase(path: &Path) -> Result<Credential> {
+    let bytes = read(path)?;
+    let not_text = |_| Error::invalid_input(format!("{} is not a text in UTF-8", path.display()));
+    let text = std::str::from_utf8(&bytes).map_err(not_text)?;
+    let first = text.lines().next().unwrap_or_default();
+    Credential::passphrase(first).map_err(|error| error.within(path.display()))
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>> {

@@ -8,6 +8,7 @@ mod credential;
 mod diff;
 mod ending;
 mod expire;
+mod keys;
 mod listing;
 mod marking;
 mod output;
@@ -25,7 +26,7 @@ use backstop::{CpuPool, DedupStore, Error, ProtectionServer};
 use clap::Parser;
 use serde_json::json;
 
-use crate::arguments::{Arguments, Command};
+use crate::arguments::{Arguments, Command, KeyCommand};
 use crate::ending::{Ending, Stop, Verdict};
 use crate::marking::Mark;
 use crate::output::Output;
@@ -62,6 +63,7 @@ fn run(arguments: &Arguments, output: Output) -> Ending {
         })?;
     let work = async |vault: &DedupStore, server: &ProtectionServer| match &arguments.command {
         Command::Init => init(vault, output),
+        Command::Key(key) => keys::key(key, vault, output).await,
         other => command(other, server, &cpu, output).await,
     };
     let access = access(&arguments.command);
@@ -79,6 +81,7 @@ fn access(command: &Command) -> Access {
         | Command::Points { .. }
         | Command::Restore(_)
         | Command::Diff { .. }
+        | Command::Key(KeyCommand::List)
         | Command::Stats => Access::Read,
         _ => Access::Own,
     }
@@ -91,7 +94,7 @@ async fn command(
     output: Output,
 ) -> Ending {
     match command {
-        Command::Init => Ok(Verdict::Done),
+        Command::Init | Command::Key(_) => Ok(Verdict::Done),
         Command::Protect(arguments) => protect::protect(arguments, server, cpu, output).await,
         Command::Check { name, image } => protect::check(name, image, server, cpu, output).await,
         Command::Sources => listing::sources(server, output).await,

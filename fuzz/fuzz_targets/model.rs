@@ -8,16 +8,18 @@ mod history;
 #[path = "../../crates/store/tests/survive/images.rs"]
 #[allow(dead_code, clippy::all, reason = "shared with the vault's tests")]
 mod images;
+#[path = "../../crates/store/tests/survive/play.rs"]
+#[allow(dead_code, clippy::all, reason = "shared with the vault's tests")]
+mod play;
 
 use std::sync::Arc;
 
-use backstop_core::{CpuPool, ManualClock, RecoveryStore, Timestamp};
+use backstop_core::{CpuPool, ManualClock, Timestamp};
 use backstop_store::{DedupStore, DedupStoreBuilder, Takeover, VaultSettings};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
-use history::History;
-use images::Machine;
+use play::{Play, Step};
 
 fn builder(store: &Arc<dyn ObjectStore>) -> DedupStoreBuilder {
     let mut settings = VaultSettings::default();
@@ -32,69 +34,35 @@ fn builder(store: &Arc<dyn ObjectStore>) -> DedupStoreBuilder {
 
 async fn play(bytes: &[u8]) {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let mut vault = builder(&store).create().await.unwrap();
-    let history = History::default();
-    let mut random = fastrand::Rng::with_seed(bytes.len() as u64);
-    let lengths = [100_000, 70_000, 4_400_000];
-    let mut machines: Vec<Machine> = lengths
-        .iter()
-        .zip(["a", "b", "c"])
-        .map(|(length, name)| Machine::new(name, *length))
-        .collect();
+    let seed = bytes.len() as u64;
+    let mut play = Play::start(|| builder(&store), seed, [100_000, 70_000, 4_400_000]).await;
     for step in bytes.chunks_exact(3).take(24) {
         let [operation, first, second] = *step else {
             continue;
         };
-        let chosen = usize::from(first) % machines.len();
-        let machine = &mut machines[chosen];
-        match operation % 10 {
+        let at = usize::from(first) % play.machines.len();
+        let step = match operation % 11 {
             0..4 => {
-                let room = machine.bytes.len();
-                let at = (usize::from(first) << 8 | usize::from(second)) * 67 % room;
-                let length = 1 << (second % 16);
-                machine.write(&mut random, at, length);
+                let machine = &mut play.machines[at];
+                let place = (usize::from(first) << 8 | usize::from(second)) * 67;
+                let place = place % machine.bytes.len();
+                machine.write(&mut play.random, place, 1 << (second % 16));
+                continue;
             }
-            4 => {
-                let mut group = [&mut *machine];
-                history
-                    .protect(&vault, &mut random, &mut group)
-                    .await
-                    .unwrap();
-            }
-            5 => {
-                let mut group: Vec<_> = machines.iter_mut().collect();
-                history
-                    .protect(&vault, &mut random, &mut group)
-                    .await
-                    .unwrap();
-            }
-            6 => {
-                let begin = machine.begin(&mut random);
-                let writer = vault.begin(begin).await.unwrap();
-                images::send(&*writer, machine).await.unwrap();
-                if second % 2 == 0 {
-                    writer.abort().await.unwrap();
-                }
-            }
-            7 => {
-                let heads: Vec<_> = machines.iter().filter_map(|m| m.head).collect();
-                let known = history.known();
-                let old = known.points.iter().find(|kept| !heads.contains(&kept.id));
-                if let Some(old) = old {
-                    history.expire(&vault, &[old.id]).await.unwrap();
-                }
-            }
-            8 => {
-                drop(vault);
-                vault = builder(&store).open().await.unwrap();
-            }
-            _ => {
-                vault.close().await.unwrap();
-                vault = builder(&store).open().await.unwrap();
-            }
-        }
+            4 => Step::Protect(at),
+            5 => Step::ProtectAll,
+            6 => Step::Leave {
+                machine: at,
+                abort: second % 2 == 0,
+            },
+            7 => Step::Expire(play.old_points().into_iter().take(1).collect()),
+            8 => Step::Crash,
+            9 => Step::Reopen,
+            _ => Step::Continue(at),
+        };
+        play.step(step).await;
     }
-    history.check(&vault).await;
+    play.end().await;
 }
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod damage;
+mod keys;
 mod lab;
 mod ownership;
 mod retention;

@@ -85,7 +85,14 @@ fn every_command_speaks_json() {
     assert_eq!(stats["sources"][0]["points"], 1);
     for ratio in ["deduplication_ratio", "compression_ratio", "ratio"] {
         assert!(stats[ratio].as_f64().unwrap() > 0.5, "{stats}");
+        let of_source = &stats["sources"][0][ratio];
+        assert!(of_source.as_f64().unwrap() > 0.5, "{stats}");
     }
+    assert_eq!(stats["sources"][0]["head_bytes"], image(1).len() as u64);
+    assert_eq!(
+        stats["sources"][0]["plain_bytes_added"], stats["plain_bytes"],
+        "all chunks are of the one source"
+    );
     let restored = lab.json(["restore", "vm@latest", "--to", "back.img"]);
     assert_eq!(restored["missing"], Value::Array(vec![]));
     assert_eq!(restored["length"], image(1).len() as u64);

@@ -25,6 +25,7 @@ mod losses;
 mod model;
 #[cfg(any(feature = "aws", feature = "azure"))]
 mod peers;
+mod play;
 mod power;
 mod power_files;
 mod readers;

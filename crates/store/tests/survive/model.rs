@@ -4,13 +4,12 @@
 
 use std::sync::Arc;
 
-use backstop_core::{CpuPool, ManualClock, RecoveryStore, Timestamp};
+use backstop_core::{CpuPool, ManualClock, Timestamp};
 use backstop_store::{Credential, DedupStore, DedupStoreBuilder, Takeover, VaultSettings};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
-use crate::history::History;
-use crate::images::{self, Machine};
+use crate::play::{Play, Step};
 use crate::seeds;
 
 fn builder(store: &Arc<dyn ObjectStore>) -> DedupStoreBuilder {
@@ -29,82 +28,33 @@ fn builder(store: &Arc<dyn ObjectStore>) -> DedupStoreBuilder {
 
 async fn play(seed: u64, steps: u32) {
     let _seed = seeds::watch(seed);
-    let mut random = fastrand::Rng::with_seed(seed);
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let mut vault = builder(&store).create().await.unwrap();
-    let history = History::default();
-    let mut machines = [
-        Machine::new("a", 100_000),
-        Machine::new("b", 900_000),
-        Machine::new("c", 4_600_000),
-    ];
+    let mut play = Play::start(|| builder(&store), seed, [100_000, 900_000, 4_600_000]).await;
     for _ in 0..steps {
-        let chosen = random.usize(..3);
-        machines[chosen].scribble(&mut random, 3, 80_000);
-        let machine = &mut machines[chosen];
-        match random.u8(..12) {
-            0..5 => {
-                let mut group = [&mut *machine];
-                history
-                    .protect(&vault, &mut random, &mut group)
-                    .await
-                    .unwrap();
-            }
-            5 => {
-                let mut group: Vec<_> = machines.iter_mut().collect();
-                history
-                    .protect(&vault, &mut random, &mut group)
-                    .await
-                    .unwrap();
-            }
-            6 | 7 => {
-                let begin = machine.begin(&mut random);
-                let writer = vault.begin(begin).await.unwrap();
-                images::send(&*writer, machine).await.unwrap();
-                if random.bool() {
-                    writer.abort().await.unwrap();
-                }
-            }
-            8 => {
-                // Interrupted, and continued after a crash.
-                let begin = machine.begin(&mut random);
-                let writer = vault.begin(begin.clone()).await.unwrap();
-                images::send(&*writer, machine).await.unwrap();
-                drop((writer, vault));
-                vault = builder(&store).open().await.unwrap();
-                let writer = vault.begin(begin.clone()).await.unwrap();
-                images::send(&*writer, machine).await.unwrap();
-                let mut group = [machine];
-                let begins = [begin];
-                history
-                    .commit(&vault, &mut random, &mut group, &begins)
-                    .await
-                    .unwrap();
-            }
+        let at = play.random.usize(..3);
+        play.machines[at].scribble(&mut play.random, 3, 80_000);
+        let step = match play.random.u8(..12) {
+            0..5 => Step::Protect(at),
+            5 => Step::ProtectAll,
+            6 | 7 => Step::Leave {
+                machine: at,
+                abort: play.random.bool(),
+            },
+            8 => Step::Continue(at),
             9 => {
-                let heads: Vec<_> = machines.iter().filter_map(|m| m.head).collect();
-                let mut expired = Vec::new();
-                for kept in history.known().points {
-                    if !heads.contains(&kept.id) && random.bool() {
-                        expired.push(kept.id);
-                    }
-                }
-                history.expire(&vault, &expired).await.unwrap();
+                let old = play.old_points().into_iter();
+                Step::Expire(old.filter(|_| play.random.bool()).collect())
             }
-            10 => {
-                drop(vault);
-                vault = builder(&store).open().await.unwrap();
-                history.check(&vault).await;
-            }
-            _ => {
-                vault.close().await.unwrap();
-                vault = builder(&store).open().await.unwrap();
-            }
+            10 => Step::Crash,
+            _ => Step::Reopen,
+        };
+        let crashed = matches!(step, Step::Crash);
+        play.step(step).await;
+        if crashed {
+            play.check().await;
         }
     }
-    history.check(&vault).await;
-    let reader = builder(&store).open_read_only().await.unwrap();
-    history.check(&reader).await;
+    play.end().await;
 }
 
 #[tokio::test(start_paused = true)]
