@@ -37,6 +37,11 @@ pub async fn with_vault(
     work: impl AsyncFnOnce(&DedupStore, &ProtectionServer) -> Ending,
 ) -> Ending {
     let vault = unless_interrupted(Box::pin(open(arguments, access, cpu))).await??;
+    if let Some(log) = vault.missing_log() {
+        warn(format_args!(
+            "object {log} is missing from the vault: recovery points of its time and later are not shown"
+        ));
+    }
     let ending = unless_interrupted(serve(&vault, work)).await;
     let ending = ending.map_err(Stop::from).flatten();
     let closed = tokio::time::timeout(PATIENCE, unless_interrupted(vault.close()));

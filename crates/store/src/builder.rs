@@ -8,6 +8,7 @@ use crate::catalog::{COUNTERS, Catalog, NEXT_PACK};
 use crate::dedup_store::DedupStore;
 use crate::header::{Credential, VaultHeader};
 use crate::keys;
+use crate::logs;
 use crate::nodes::Nodes;
 use crate::orphans;
 use crate::owner::{Ownership, Takeover};
@@ -138,7 +139,8 @@ impl DedupStoreBuilder {
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is none; [`ErrorKind::Locked`] if it
     /// has an owner; [`ErrorKind::WrongKey`]; [`ErrorKind::Unsupported`] for a
-    /// newer format.
+    /// newer format; [`ErrorKind::Corrupt`] if a log of the catalog is missing,
+    /// since what is written then would hide what it held for ever.
     pub async fn open(self) -> Result<DedupStore> {
         let unlocked = self.unlock().await?;
         Box::pin(unlocked.own()).await
@@ -147,7 +149,8 @@ impl DedupStoreBuilder {
     /// Opens a vault beside its owner, for listing, reading and counting.
     ///
     /// # Errors
-    /// As [`open`](Self::open), but never [`ErrorKind::Locked`].
+    /// As [`open`](Self::open), but never [`ErrorKind::Locked`]; a log that is
+    /// missing is told by [`DedupStore::missing_log`].
     pub async fn open_read_only(self) -> Result<DedupStore> {
         let unlocked = self.unlock().await?;
         Box::pin(unlocked.read()).await
@@ -197,6 +200,11 @@ impl Unlocked {
         let now = options.clock.now();
         let ownership = Ownership::take(place, options.takeover, now).await?;
         ownership.check(place)?;
+        // Before the catalog is opened, which writes over the gap.
+        if let Some(log) = logs::missing(place, CATALOG, &options.clock).await? {
+            ownership.release(place).await?;
+            return Err(logs::refuse(&log));
+        }
         let catalog = Catalog::own(
             Arc::clone(&place.store),
             place.path(CATALOG),
@@ -225,11 +233,15 @@ impl Unlocked {
             next_number,
             next_sequence: counters.next_sequence,
         };
-        Ok(self.assemble(catalog, packs, Some(owned)))
+        Ok(self.assemble(catalog, packs, Some(owned), None))
     }
 
     /// Opens the vault beside its owner.
     async fn read(self) -> Result<DedupStore> {
+        let missing = logs::missing(&self.place, CATALOG, &self.options.clock).await?;
+        if let Some(log) = &missing {
+            tracing::warn!(vault = %self.place.name, log, "a log of the catalog is missing");
+        }
         let catalog = Catalog::read(
             Arc::clone(&self.place.store),
             self.place.path(CATALOG),
@@ -239,7 +251,7 @@ impl Unlocked {
         );
         let catalog = Box::pin(catalog).await?;
         let packs = self.place.packs()?;
-        Ok(self.assemble(catalog, packs, None))
+        Ok(self.assemble(catalog, packs, None, missing))
     }
 
     /// Puts the parts of an open vault together.
@@ -248,6 +260,7 @@ impl Unlocked {
         catalog: Catalog,
         packs: Arc<dyn PackStore>,
         owned: Option<Owned>,
+        missing_log: Option<String>,
     ) -> DedupStore {
         let Options {
             settings,
@@ -300,6 +313,7 @@ impl Unlocked {
             reader,
             nodes: Arc::new(nodes),
             ownership,
+            missing_log,
             commit: tokio::sync::Mutex::default(),
             next_sequence: next_sequence.into(),
             streams: StreamCount::default(),

@@ -52,7 +52,7 @@ impl SystemClock for CatalogClock {
         Box::pin(tokio::time::sleep(duration))
     }
 
-    fn ticker<'a>(&'a self, duration: Duration) -> SystemClockTicker<'a> {
+    fn ticker(&self, duration: Duration) -> SystemClockTicker<'_> {
         SystemClockTicker::new(self, duration)
     }
 }

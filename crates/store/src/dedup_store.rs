@@ -87,6 +87,14 @@ impl DedupStore {
         self.vault.catalog.is_owner()
     }
 
+    /// The object of the catalog's log that is missing, if one is: what was
+    /// committed in it and later is not shown. Only a vault that was opened for
+    /// reading can lack one; its owner refuses to go on without it. That the
+    /// very newest log is missing can't be seen.
+    pub fn missing_log(&self) -> Option<&str> {
+        self.vault.missing_log.as_deref()
+    }
+
     /// Closes the vault. What was not committed is given up.
     ///
     /// # Errors

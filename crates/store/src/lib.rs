@@ -33,6 +33,7 @@ pub mod fuzzing;
 mod header;
 mod image;
 mod keys;
+mod logs;
 mod maintenance;
 mod manifest;
 mod map;

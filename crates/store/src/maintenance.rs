@@ -78,13 +78,12 @@ impl Maintenance for DedupStore {
             statistics.logical_bytes = statistics.logical_bytes.saturating_add(logical);
             // The points of a source stand together, in their sequence.
             let known = statistics.by_replica.last_mut();
-            match known.filter(|known| known.source == record.point.source) {
-                Some(known) => known.count(&record.point),
-                None => {
-                    let mut fresh = ReplicaStatistics::new(record.point.source.clone());
-                    fresh.count(&record.point);
-                    statistics.by_replica.push(fresh);
-                }
+            if let Some(known) = known.filter(|known| known.source == record.point.source) {
+                known.count(&record.point);
+            } else {
+                let mut fresh = ReplicaStatistics::new(record.point.source.clone());
+                fresh.count(&record.point);
+                statistics.by_replica.push(fresh);
             }
         }
         statistics

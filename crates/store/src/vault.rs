@@ -43,6 +43,8 @@ pub(crate) struct Vault {
     pub(crate) reader: Arc<PackReader>,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) ownership: Option<Ownership>,
+    /// A reader may go on without it.
+    pub(crate) missing_log: Option<String>,
     /// One commit, or other change of the catalog, at a time.
     pub(crate) commit: Mutex<()>,
     pub(crate) next_sequence: AtomicU64,

@@ -281,7 +281,7 @@ async fn a_bad_header_or_key_slot_is_named_and_opens_nothing() {
 }
 
 /// Every catalog object, flipped, cut and removed: an error or the right
-/// answer, never another. A removed log alone goes unnoticed.
+/// answer, never another.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_catalog_is_an_error_or_does_not_matter() {
     let subject = subject().await;
@@ -345,9 +345,8 @@ async fn answers_rightly(subject: &Subject, path: &str, damage: u32) -> bool {
         Ok(points) => {
             let ids: Vec<PointId> = points.iter().map(|point| point.id).collect();
             if damage == 2 && ids.is_empty() {
-                // SlateDB does not notice that a log was removed: the catalog
-                // is as it was before. Nothing is wrong, but something is
-                // missing; rebuilding from packs finds it again.
+                // Something is missing, and that is told.
+                assert_eq!(vault.missing_log(), Some(path));
                 return false;
             }
             assert_eq!(
@@ -364,4 +363,44 @@ async fn answers_rightly(subject: &Subject, path: &str, damage: u32) -> bool {
         }
         Err(error) => refused(error),
     }
+}
+
+/// SlateDB takes a log that is gone for the end of its logs. Nobody may write
+/// after that, and a reader is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_log_is_told_and_written_over_by_nobody() {
+    let subject = subject().await;
+    for round in 0..4 {
+        let vault = at(subject.folder.path()).open().await.unwrap();
+        assert_eq!(vault.missing_log(), None);
+        let mut random = fastrand::Rng::with_seed(131 + round);
+        let mut machine = Machine::new(&format!("b{round}"), DISK);
+        machine.write(&mut random, 0, 7_000);
+        History::default()
+            .protect(&vault, &mut random, &mut [&mut machine])
+            .await
+            .unwrap();
+        vault.close().await.unwrap();
+    }
+    let files = images::files(subject.folder.path());
+    let logs: Vec<_> = files.keys().filter(|p| p.starts_with("db/wal/")).collect();
+    assert!(logs.len() > 10, "{logs:?}");
+    let (newest, others) = logs.split_last().unwrap();
+    for log in others {
+        subject.remove(log);
+        let error = at(subject.folder.path()).open().await.map(drop);
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert!(error.to_string().contains(log.as_str()), "{error}");
+        let reader = subject.open().await.unwrap();
+        assert_eq!(reader.missing_log(), Some(log.as_str()));
+        reader.close().await.unwrap();
+        std::fs::write(subject.folder.path().join(log), &files[*log]).unwrap();
+    }
+    // Brought back, all is as it was.
+    let vault = at(subject.folder.path()).open().await.unwrap();
+    assert_eq!(vault.replicas().await.unwrap().len(), 5);
+    holds(&vault, &subject.points[0]).await;
+    vault.close().await.unwrap();
+    assert!(newest > others.last().unwrap());
 }

@@ -154,3 +154,23 @@ async fn a_closed_vault_is_free_even_while_parts_of_it_are_still_held() {
     assert_eq!(refused.kind(), ErrorKind::Locked, "{refused}");
     again.close().await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_manifest_that_is_not_given_is_told_in_bounded_time() {
+    let (script, at) = scripted();
+    at().create().await.unwrap().close().await.unwrap();
+    script.rule(|request, path| {
+        if request == Request::Get && path.contains("db/manifest") {
+            Action::Fail
+        } else {
+            Action::Pass
+        }
+    });
+    for error in [
+        at().open().await.map(drop).unwrap_err(),
+        at().open_read_only().await.map(drop).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.to_string().contains("catalog"), "{error}");
+    }
+}

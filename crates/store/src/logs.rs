@@ -1,0 +1,77 @@
+//! Whether logs of the catalog are missing.
+//!
+//! SlateDB finds the newest of its logs by probing: a log that is gone is taken
+//! for the end, and the catalog shown as it was before it, without a word. Logs
+//! are written one after another, so a missing one before the newest shows as a
+//! gap. That the very newest is gone can't be seen.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backstop_core::{Clock, Error, Result};
+use slatedb::admin::Admin;
+
+use crate::catalog_clock::CatalogClock;
+use crate::failure;
+use crate::place::Place;
+
+/// How long the store may take to give a manifest: asked this way, SlateDB would
+/// ask again for ever.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The numbers of the logs that are there.
+async fn listed(place: &Place, folder: &str) -> Result<BTreeSet<u64>> {
+    let names = place.list(folder).await?;
+    let number = |name: &String| {
+        let name = name.rsplit('/').next()?;
+        name.strip_suffix(".sst")?.parse().ok()
+    };
+    Ok(names.iter().filter_map(number).collect())
+}
+
+/// The object of the first log that is missing, if one is. Costs two requests.
+pub(crate) async fn missing(
+    place: &Place,
+    catalog: &str,
+    clock: &Arc<dyn Clock>,
+) -> Result<Option<String>> {
+    let folder = format!("{catalog}/wal");
+    // The list comes first: what is deleted later is no gap in it, and what is
+    // deleted before is not needed by the manifest.
+    let mut there = listed(place, &folder).await?;
+    let Some(newest) = there.last().copied() else {
+        return Ok(None);
+    };
+    let admin = Admin::builder(place.path(catalog), Arc::clone(&place.store))
+        .with_system_clock(CatalogClock::new(Arc::clone(clock)))
+        .build();
+    let manifest = tokio::time::timeout(PATIENCE, admin.read_manifest(None)).await;
+    let manifest = manifest
+        .map_err(|_| {
+            Error::unavailable(format!(
+                "the store does not give the manifest of the catalog at {}",
+                place.name
+            ))
+        })?
+        .map_err(|error| failure::of_catalog("reading the vault's catalog", error))?;
+    let Some(manifest) = manifest else {
+        return Ok(None);
+    };
+    let needed = manifest.replay_after_wal_id() + 1..newest;
+    let gap = |there: &BTreeSet<u64>| needed.clone().find(|number| !there.contains(number));
+    if gap(&there).is_some() {
+        // A list that is made while logs are written may lack one and show the
+        // next.
+        there.extend(listed(place, &folder).await?);
+    }
+    Ok(gap(&there).map(|number| format!("{folder}/{number:020}.sst")))
+}
+
+/// The error of a vault that may not be written without this log.
+pub(crate) fn refuse(log: &str) -> Error {
+    Error::corrupt(format!(
+        "object {log}, a log of the vault's catalog, is missing, and with it what was committed \
+         then and later; bring it back, or open the vault for reading only"
+    ))
+}
