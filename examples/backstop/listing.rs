@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::ending::{Ending, Verdict};
 use crate::output::Output;
 use crate::point_reference::unknown_source;
-use crate::report::{PointReport, amount, length, short, table};
+use crate::report::{PointReport, amount, short, table};
 use crate::table::{Align, Table};
 
 #[derive(Debug, Serialize)]
