@@ -5,8 +5,8 @@ use std::task::Poll;
 
 use backstop_core::{
     ByteCount, ByteOffset, Codecs, HashedChunk, NewPoint, Piece, PointFacts, PointId, PointKind,
-    RecoveryStore, ReplicaState, ReplicaWriter, SnapshotId, SourceName, StreamName, StreamSpec,
-    SynchronizationId, Timestamp,
+    RecoveryStore, RegionIndex, ReplicaState, ReplicaWriter, SnapshotId, SourceName, StreamName,
+    StreamSpec, SynchronizationId, Timestamp,
 };
 
 use super::*;
@@ -37,6 +37,7 @@ async fn session_of(store: &DedupStore, streams: usize, length: u64) -> Arc<Sess
             .collect(),
         base: None,
         deduplication: Deduplication::OwnReplica,
+        kind: PointKind::Initial,
     };
     store.begin(begin).await.unwrap();
     store.vault.session(id).unwrap()
@@ -171,6 +172,7 @@ async fn a_write_that_is_abandoned_while_others_settle_loses_nothing() {
         id: PointId::from_bytes([3; 16]),
         time: Timestamp(1),
         facts: PointFacts::new(PointKind::Initial),
+        state_before: ReplicaState::Pending,
         state: ReplicaState::Consistent,
     };
     let points = store.commit(vec![point]).await.unwrap();
