@@ -198,12 +198,21 @@ impl Unlocked {
     async fn own(self) -> Result<DedupStore> {
         let (place, options) = (&self.place, &self.options);
         let now = options.clock.now();
-        let ownership = Ownership::take(place, options.takeover, now).await?;
+        // Before the catalog is opened, which writes over a gap in its logs.
+        let (ownership, missing) = futures::join!(
+            Ownership::take(place, options.takeover, now),
+            logs::missing(place, CATALOG, &options.clock)
+        );
+        let ownership = ownership?;
         ownership.check(place)?;
-        // Before the catalog is opened, which writes over the gap.
-        if let Some(log) = logs::missing(place, CATALOG, &options.clock).await? {
+        let refusal = match missing {
+            Ok(None) => None,
+            Ok(Some(log)) => Some(logs::refuse(&log)),
+            Err(error) => Some(error),
+        };
+        if let Some(refusal) = refusal {
             ownership.release(place).await?;
-            return Err(logs::refuse(&log));
+            return Err(refusal);
         }
         let catalog = Catalog::own(
             Arc::clone(&place.store),

@@ -11,9 +11,10 @@ use backstop_core::{
 use futures::stream::BoxStream;
 use object_store::ObjectStore;
 
-use crate::builder::DedupStoreBuilder;
+use crate::builder::{CATALOG, DedupStoreBuilder};
 use crate::catalog::{Batch, REPLICAS};
 use crate::commit::{self, DOCUMENTS};
+use crate::fold;
 use crate::image::Image;
 use crate::manifest::{Entry, Manifest};
 use crate::map::compare::compare;
@@ -102,32 +103,38 @@ impl DedupStore {
     /// committed is, in any case.
     pub async fn close(&self) -> Result<()> {
         let vault = &self.vault;
-        let mut tidy = None;
-        if vault.catalog.is_owner() {
-            let epoch = vault.catalog.epoch();
-            let finished = match vault.writer() {
-                Ok(writer) => writer.finish_all().await.is_ok() && writer.failures() == 0,
-                Err(_) => false,
-            };
-            if finished {
-                orphans::mark_clean(&vault.catalog, epoch).await?;
-            }
-            if orphans::is_due(epoch) {
-                let now = vault.clock.now();
-                tidy = Some(orphans::is_alone(&vault.catalog, &vault.place, now).await?);
-            }
-        }
-        // Short runs write logs only; now and then these are folded, or they
-        // would pile up.
-        vault.catalog.close(tidy.is_some()).await?;
-        if let Some(alone) = tidy {
-            orphans::tidy(&vault.place, crate::builder::CATALOG, alone, &vault.clock).await?;
-        }
+        let closed = self.close_catalog().await;
         vault.forget_all();
-        match &vault.ownership {
+        let released = match &vault.ownership {
             Some(ownership) => ownership.release(&vault.place).await,
             None => Ok(()),
+        };
+        closed.and(released)
+    }
+
+    async fn close_catalog(&self) -> Result<()> {
+        let vault = &self.vault;
+        if !vault.catalog.is_owner() {
+            return vault.catalog.close(false).await;
         }
+        let epoch = vault.catalog.epoch();
+        let finished = match vault.writer() {
+            Ok(writer) => writer.finish_all().await.is_ok() && writer.failures() == 0,
+            Err(_) => false,
+        };
+        if finished {
+            orphans::mark_clean(&vault.catalog, epoch).await?;
+        }
+        if !orphans::is_due(epoch) {
+            return vault.catalog.close(false).await;
+        }
+        let now = vault.clock.now();
+        let alone = orphans::is_alone(&vault.catalog, &vault.place, now).await?;
+        // Short runs write logs only; now and then these are folded into tables
+        // and the tables merged, or they would pile up.
+        vault.catalog.close(true).await?;
+        fold::tables(&vault.place, CATALOG, &vault.seal, &vault.clock).await?;
+        orphans::tidy(&vault.place, CATALOG, alone, &vault.clock).await
     }
 
     async fn manifest(&self, record: &PointRecord) -> Result<Manifest> {

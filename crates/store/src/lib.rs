@@ -27,6 +27,7 @@ mod commit;
 mod dedup_store;
 mod failure;
 mod fetch;
+mod fold;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
