@@ -211,7 +211,9 @@ impl Unlocked {
             Err(error) => Some(error),
         };
         if let Some(refusal) = refusal {
-            ownership.release(place).await?;
+            if let Err(error) = ownership.release(place).await {
+                tracing::debug!(%error, "the ownership could not be given back");
+            }
             return Err(refusal);
         }
         let catalog = Catalog::own(

@@ -269,7 +269,7 @@ impl KeySlot {
         };
         Ok(Self {
             format: FORMAT,
-            check: Self::check(&id, &Seal::new(key)?),
+            check: Self::check(&id, &lock, &Seal::new(key)?)?,
             id,
             lock,
         })
@@ -288,13 +288,15 @@ impl KeySlot {
         serde_json::from_slice(bytes).map_err(damaged)
     }
 
-    fn check(id: &str, seal: &Seal) -> String {
-        to_hex(&seal.index_key(SLOT, id.as_bytes()))
+    fn check(id: &str, lock: &SlotLock, seal: &Seal) -> Result<String> {
+        let all = serde_json::to_vec(&(id, lock))
+            .map_err(|error| Error::internal("a key slot can't be encoded").with_source(error))?;
+        Ok(to_hex(&seal.index_key(SLOT, &all)))
     }
 
-    /// Whether it holds the key of the vault with this seal.
+    /// Whether it holds the key of the vault with this seal, undamaged.
     pub(crate) fn is_of(&self, seal: &Seal) -> bool {
-        self.check == Self::check(&self.id, seal)
+        Self::check(&self.id, &self.lock, seal).is_ok_and(|check| check == self.check)
     }
 
     /// What opens it.

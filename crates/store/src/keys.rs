@@ -80,7 +80,12 @@ pub(crate) async fn open(
 ) -> Result<VaultKey> {
     let mut slots = Vec::new();
     for name in place.list(KEYS).await? {
-        slots.push((name.clone(), place.get(&name).await?));
+        match place.get(&name).await {
+            Ok(bytes) => slots.push((name, bytes)),
+            // Removed since it was listed.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
     }
     let (header, credential) = (header.clone(), credential.clone());
     let try_all = move || -> Result<Option<VaultKey>> {

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use backstop_core::{BufferPool, Error, ErrorKind, PooledBuffer, Result};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use tokio::task::JoinHandle;
 
 use super::sink::{PackSink, PackStore, UNFINISHED};
@@ -88,6 +89,20 @@ fn open_for_reading(open: &Mutex<OpenFiles>, root: &Path, path: &str) -> Result<
     Ok(file)
 }
 
+/// An I/O error while a file was read: a sector that can't be read is damage
+/// to what lies there, and asking again later does not help.
+fn of_reading(object: &Path, error: io::Error) -> Error {
+    let damage = [Errno::IO, Errno::NODATA, Errno::UCLEAN].map(Errno::raw_os_error);
+    if error
+        .raw_os_error()
+        .is_some_and(|code| damage.contains(&code))
+    {
+        let sentence = format!("{} can't be read", object.display());
+        return Error::corrupt(sentence).with_source(error);
+    }
+    failure::of_io(object, error)
+}
+
 /// Fills `data` from a position on; tells how much there was.
 fn fill(file: &File, data: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
@@ -119,9 +134,7 @@ impl PackStore for LocalPacks {
             };
             match open(OFlags::DIRECT) {
                 // The file system knows no direct I/O.
-                Err(error)
-                    if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) =>
-                {
+                Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
                     open(OFlags::empty())
                 }
                 result => result,
@@ -151,7 +164,7 @@ impl PackStore for LocalPacks {
             let mut data = vec![0; length];
             let file = open_for_reading(&open, &root, &path)?;
             let filled = fill(&file, &mut data, range.start)
-                .map_err(|error| failure::of_io(&root.join(&path), error))?;
+                .map_err(|error| of_reading(&root.join(&path), error))?;
             data.truncate(filled);
             Ok(data)
         })
@@ -168,7 +181,7 @@ impl PackStore for LocalPacks {
         blocking(move || {
             let file = open_for_reading(&open, &root, &path)?;
             let filled = fill(&file, &mut buffer, offset)
-                .map_err(|error| failure::of_io(&root.join(&path), error))?;
+                .map_err(|error| of_reading(&root.join(&path), error))?;
             buffer.truncate(filled);
             Ok(buffer)
         })
@@ -334,6 +347,19 @@ impl PackSink for LocalSink {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bad_sector_is_damage_and_a_busy_disk_is_not() {
+        let kind = |errno: Errno| {
+            let error = io::Error::from_raw_os_error(errno.raw_os_error());
+            of_reading(Path::new("packs/a"), error).kind()
+        };
+        assert_eq!(kind(Errno::IO), ErrorKind::Corrupt);
+        assert_eq!(kind(Errno::NODATA), ErrorKind::Corrupt);
+        assert_eq!(kind(Errno::MFILE), ErrorKind::Unavailable);
+        assert_eq!(kind(Errno::NOENT), ErrorKind::NotFound);
+        assert_eq!(kind(Errno::ACCESS), ErrorKind::InvalidInput);
+    }
 
     #[tokio::test]
     async fn packs_of_any_length_come_back_and_unfinished_ones_vanish() {

@@ -3,7 +3,7 @@
 //! they are durable.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError, Weak};
 
 use backstop_core::{CpuPool, Error, ErrorKind, Result};
 use tokio::sync::{Mutex, OwnedRwLockReadGuard};
@@ -59,7 +59,39 @@ struct OpenPack {
     pack: Pack,
     sink: Box<dyn PackSink>,
     offset: u64,
+    frames: Frames,
+}
+
+/// The frames of a pack that is not durable yet. If it goes away before they
+/// are settled, as by a panic, they are lost, and everyone who counts on them
+/// is told.
+struct Frames {
+    shared: Weak<Shared>,
+    number: u64,
     entries: Vec<TableEntry>,
+    settled: bool,
+}
+
+impl Frames {
+    /// Notes what became of them: where they are durable, or that they are
+    /// lost.
+    fn settle(mut self, shared: &Shared, pack: Option<Arc<Pack>>) {
+        self.settled = true;
+        let entries = std::mem::take(&mut self.entries);
+        shared.index.settle(self.number, entries, pack);
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        if !self.settled
+            && let Some(shared) = self.shared.upgrade()
+        {
+            let entries = std::mem::take(&mut self.entries);
+            shared.index.settle(self.number, entries, None);
+            shared.failed(&Error::internal("writing a pack stopped in the middle"));
+        }
+    }
 }
 
 impl std::fmt::Debug for OpenPack {
@@ -193,22 +225,28 @@ impl Shared {
         }
     }
 
-    async fn open(&self, kind: PackKind) -> Result<OpenPack> {
+    async fn open(self: &Arc<Self>, kind: PackKind) -> Result<OpenPack> {
         let pack = Pack::new(PackName::generate(self.epoch)?, kind, &self.seal)?;
         let mut sink = self.store.create(&pack.path).await?;
         sink.write(&table::encode_header(pack.name, kind)).await?;
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         Ok(OpenPack {
-            number: self.next_number.fetch_add(1, Ordering::Relaxed),
+            number,
             pack,
             sink,
             offset: HEADER_LENGTH as u64,
-            entries: Vec::new(),
+            frames: Frames {
+                shared: Arc::downgrade(self),
+                number,
+                entries: Vec::new(),
+                settled: false,
+            },
         })
     }
 
     /// Notes that a pack is lost, and everything that referred to it.
-    fn lost(&self, number: u64, entries: Vec<TableEntry>, error: &Error) {
-        self.index.settle(number, entries, None);
+    fn lost(&self, frames: Frames, error: &Error) {
+        frames.settle(self, None);
         self.failed(error);
     }
 
@@ -238,7 +276,7 @@ impl Shared {
                 Ok(added)
             }
             Err(error) => {
-                self.lost(open.number, open.entries, &error);
+                self.lost(open.frames, &error);
                 open.sink.abort().await;
                 Err(error)
             }
@@ -260,7 +298,7 @@ impl Shared {
             added += run.len() as u64 + entries.len() as u64 * 40;
             self.runs.give_back(run);
             self.index.add_pending(open.number, &entries);
-            open.entries.extend(entries);
+            open.frames.entries.extend(entries);
             frames = rest;
         }
         Ok(added)
@@ -299,7 +337,7 @@ impl Shared {
     async fn finish(&self, mut open: OpenPack) -> Result<()> {
         let header = table::encode_header(open.pack.name, open.pack.kind);
         let stored = async {
-            let end = table::encode(&open.entries, open.offset, &header, &open.pack.key)?;
+            let end = table::encode(&open.frames.entries, open.offset, &header, &open.pack.key)?;
             let bytes = open.offset + end.len() as u64;
             let table_bytes = u32::try_from(end.len() - table::FOOTER_LENGTH).unwrap_or(u32::MAX);
             open.sink.write(&end).await?;
@@ -320,30 +358,32 @@ impl Shared {
                     kind: open.pack.kind,
                     bytes,
                     table_bytes,
-                    frames: open.entries.len() as u64,
+                    frames: open.frames.entries.len() as u64,
                     plain_bytes: open
+                        .frames
                         .entries
                         .iter()
                         .map(|e| u64::from(e.header.plain_length))
                         .sum(),
                     payload_bytes: open
+                        .frames
                         .entries
                         .iter()
                         .map(|e| u64::from(e.header.payload_length))
                         .sum(),
                 };
-                self.index_pack(open.number, &record, &open.entries).await
+                self.index_pack(open.number, &record, &open.frames.entries)
+                    .await
             }
             Err(error) => Err(error),
         };
         match indexed {
             Ok(()) => {
-                self.index
-                    .settle(open.number, open.entries, Some(Arc::new(open.pack)));
+                open.frames.settle(self, Some(Arc::new(open.pack)));
                 Ok(())
             }
             Err(error) => {
-                self.lost(open.number, open.entries, &error);
+                self.lost(open.frames, &error);
                 Err(error)
             }
         }
@@ -439,7 +479,11 @@ fn seal_run(
 
 #[cfg(test)]
 mod tests {
-    use backstop_core::{ChunkDigest, Clock, Encoding, ManualClock, Timestamp};
+    use std::ops::Range;
+    use std::sync::atomic::AtomicBool;
+
+    use async_trait::async_trait;
+    use backstop_core::{ChunkDigest, Clock, Encoding, ManualClock, PooledBuffer, Timestamp};
     use bytes::Bytes;
     use object_store::memory::InMemory;
     use object_store::path::Path;
@@ -465,6 +509,14 @@ mod tests {
     }
 
     async fn writer(cpu: CpuPool, pack_bytes: u64) -> (PackWriter, Arc<Catalog>) {
+        writer_on(|packs| Arc::new(packs), cpu, pack_bytes).await
+    }
+
+    async fn writer_on(
+        store: impl FnOnce(ObjectPacks) -> Arc<dyn PackStore>,
+        cpu: CpuPool,
+        pack_bytes: u64,
+    ) -> (PackWriter, Arc<Catalog>) {
         let objects: Arc<dyn object_store::ObjectStore> = Arc::new(InMemory::new());
         let seal = Arc::new(Seal::new(&VaultKey::from_bytes([1; 32])).unwrap());
         let budget = MemoryBudget::default();
@@ -477,7 +529,7 @@ mod tests {
             &clock,
         );
         let catalog = Arc::new(Box::pin(catalog).await.unwrap());
-        let store: Arc<dyn PackStore> = Arc::new(ObjectPacks::new(objects, Path::default()));
+        let store = store(ObjectPacks::new(objects, Path::default()));
         let index = Index::new(
             Arc::clone(&catalog),
             Arc::clone(&seal),
@@ -522,6 +574,90 @@ mod tests {
         assert!(writer.shared.index.any_pending(Content::Chunk, &[digest]));
         writer.finish_all().await.unwrap();
         catalog.close(false).await.unwrap();
+    }
+
+    /// Packs whose writing panics when it is told to.
+    #[derive(Debug)]
+    struct Panicking {
+        inner: ObjectPacks,
+        now: Arc<AtomicBool>,
+    }
+
+    struct PanickingSink {
+        inner: Box<dyn PackSink>,
+        now: Arc<AtomicBool>,
+    }
+
+    #[async_trait]
+    impl PackStore for Panicking {
+        async fn create(&self, path: &str) -> Result<Box<dyn PackSink>> {
+            let (inner, now) = (self.inner.create(path).await?, Arc::clone(&self.now));
+            Ok(Box::new(PanickingSink { inner, now }))
+        }
+        async fn read(&self, path: &str, range: Range<u64>) -> Result<Vec<u8>> {
+            self.inner.read(path, range).await
+        }
+        async fn read_into(
+            &self,
+            path: &str,
+            offset: u64,
+            buffer: PooledBuffer,
+        ) -> Result<PooledBuffer> {
+            self.inner.read_into(path, offset, buffer).await
+        }
+        async fn delete(&self, path: &str) -> Result<()> {
+            self.inner.delete(path).await
+        }
+        async fn list(&self) -> Result<Vec<(String, u64)>> {
+            self.inner.list().await
+        }
+    }
+
+    #[async_trait]
+    impl PackSink for PanickingSink {
+        async fn write(&mut self, data: &[u8]) -> Result<()> {
+            assert!(!self.now.load(Ordering::SeqCst), "as the test wants");
+            self.inner.write(data).await
+        }
+        async fn finish(self: Box<Self>) -> Result<()> {
+            self.inner.finish().await
+        }
+        async fn abort(self: Box<Self>) {
+            self.inner.abort().await;
+        }
+    }
+
+    /// What stood in a pack that a panic took away is not known any more, and
+    /// who counted on it is told.
+    #[tokio::test]
+    async fn a_panic_while_a_pack_is_written_loses_its_frames_for_all() {
+        for at_the_end in [false, true] {
+            let now = Arc::new(AtomicBool::new(false));
+            let panics = Arc::clone(&now);
+            let store = |inner| Arc::new(Panicking { inner, now: panics }) as Arc<dyn PackStore>;
+            let (writer, catalog) = writer_on(store, CpuPool::inline(), 1 << 20).await;
+            let append = async |number| {
+                let frames = vec![frame(number)];
+                writer.append(PackKind::Data, frames, None).await.map(drop)
+            };
+            append(1).await.unwrap();
+            let is_known = || {
+                let digest = frame(1).digest;
+                writer.shared.index.any_pending(Content::Chunk, &[digest])
+            };
+            assert!(is_known());
+            let before = writer.failures();
+            now.store(true, Ordering::SeqCst);
+            let failed = if at_the_end {
+                writer.finish_all().await
+            } else {
+                append(2).await
+            };
+            assert_eq!(failed.unwrap_err().kind(), ErrorKind::Internal);
+            assert!(!is_known());
+            assert!(writer.check(before).is_err());
+            catalog.close(false).await.unwrap();
+        }
     }
 
     /// Packs that finish out of order must not set the counter back: the next
