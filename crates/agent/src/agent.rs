@@ -141,7 +141,13 @@ impl Agent {
         }
         let mut prepared = Vec::with_capacity(requests.len());
         for request in requests {
-            prepared.push(prepare(self, request).await?);
+            match prepare(self, request).await {
+                Ok(one) => prepared.push(one),
+                Err(error) => {
+                    leave(prepared, false).await;
+                    return Err(error);
+                }
+            }
         }
         if prepared.is_empty() {
             return Ok(Vec::new());
@@ -166,7 +172,14 @@ impl Agent {
             }
             return Err(error);
         }
-        self.commit_verified(&prepared).await
+        match self.commit_verified(&prepared).await {
+            // Nothing was changed; of other failures the outcome is unknown.
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                leave(prepared, false).await;
+                Err(error)
+            }
+            done => done,
+        }
     }
 
     /// Commits, and asks again while the service is unavailable: a commit may
@@ -188,6 +201,12 @@ impl Agent {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+async fn leave(prepared: Vec<Prepared<'_>>, is_torn: bool) {
+    for one in prepared {
+        one.leave(is_torn).await;
     }
 }
 

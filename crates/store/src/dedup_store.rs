@@ -91,7 +91,7 @@ impl DedupStore {
     /// The object of the catalog's log that is missing, if one is: what was
     /// committed in it and later is not shown. Only a vault that was opened for
     /// reading can lack one; its owner refuses to go on without it. That the
-    /// very newest log is missing can't be seen.
+    /// very newest logs are missing can't be seen.
     pub fn missing_log(&self) -> Option<&str> {
         self.vault.missing_log.as_deref()
     }
@@ -133,7 +133,13 @@ impl DedupStore {
         // Short runs write logs only; now and then these are folded into tables
         // and the tables merged, or they would pile up.
         vault.catalog.close(true).await?;
-        fold::tables(&vault.place, CATALOG, &vault.seal, &vault.clock).await?;
+        if let Some(ownership) = &vault.ownership {
+            ownership.check(&vault.place)?;
+        }
+        // Where another owner may have begun meanwhile, merging would fence it.
+        if alone {
+            fold::tables(&vault.place, CATALOG, &vault.seal, &vault.clock).await?;
+        }
         orphans::tidy(&vault.place, CATALOG, alone, &vault.clock).await
     }
 

@@ -3,7 +3,7 @@
 //! SlateDB finds the newest of its logs by probing: a log that is gone is taken
 //! for the end, and the catalog shown as it was before it, without a word. Logs
 //! are written one after another, so a missing one before the newest shows as a
-//! gap. That the very newest is gone can't be seen.
+//! gap. That the very newest are gone can't be seen.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
