@@ -77,7 +77,10 @@ async fn a_hundred_short_runs_leave_no_pile_of_small_objects() {
     let admin = slatedb::admin::Admin::builder("db", Arc::new(local)).build();
     let manifest = admin.read_manifest(None).await.unwrap().unwrap();
     let (tables, runs) = (manifest.l0().len(), manifest.compacted().len());
-    assert!(tables < 4 && runs <= 3, "{tables} tables, {runs} merged runs");
+    assert!(
+        tables < 4 && runs <= 3,
+        "{tables} tables, {runs} merged runs"
+    );
     let vault = at().open_read_only().await.unwrap();
     history.check(&vault).await;
 }
