@@ -128,6 +128,13 @@ struct State {
     bad: Bad,
 }
 
+impl State {
+    fn is_bad(&self, content: Content, digest: &ChunkDigest) -> bool {
+        let frame = (content, *digest);
+        self.bad.frames.contains(&frame) && !self.pending.contains_key(&frame)
+    }
+}
+
 /// Frames that could not be read where the catalog says that they stand, the
 /// oldest forgotten first: what is found is sent again at once, so that few wait.
 #[derive(Debug, Default)]
@@ -224,9 +231,7 @@ impl Index {
     /// Whether a frame is known to be unreadable, and no other copy of it is
     /// under way.
     pub(crate) fn is_bad(&self, content: Content, digest: &ChunkDigest) -> bool {
-        let state = self.lock();
-        let frame = (content, *digest);
-        state.bad.frames.contains(&frame) && !state.pending.contains_key(&frame)
+        self.lock().is_bad(content, digest)
     }
 
     /// Whether any of these frames stands in a pack that is not durable yet.
@@ -292,7 +297,8 @@ impl Index {
         let mut found = vec![None; digests.len()];
         let mut missing: Vec<usize> = (0..digests.len()).collect();
         if pending {
-            missing.retain(|at| !self.is_bad(content, &digests[*at]));
+            let state = self.lock();
+            missing.retain(|at| !state.is_bad(content, &digests[*at]));
         }
         loop {
             {
@@ -485,6 +491,34 @@ mod tests {
             offset: u64::from(number),
             header,
         }
+    }
+
+    /// The other one may be bad; whichever table is loaded last.
+    #[test]
+    fn of_two_copies_the_newer_is_found() {
+        for packs in [[3, 7], [7, 3]] {
+            let mut tables = Tables::new(40 * ENTRY_WEIGHT);
+            for number in packs {
+                tables.insert(number, vec![entry(1)]);
+            }
+            let found = tables.find(Content::Chunk, &entry(1).digest);
+            assert_eq!(found, Some(Location::of(7, &entry(1))));
+        }
+    }
+
+    #[test]
+    fn bad_frames_are_remembered_within_bounds() {
+        let mut bad = Bad::default();
+        let frame = |number: usize| (Content::Chunk, ChunkDigest::of(&number.to_le_bytes()));
+        for number in 0..BAD_REMEMBERED + 10 {
+            bad.insert(frame(number));
+            if number % 3 == 0 {
+                bad.remove(&frame(number));
+            }
+        }
+        assert!(bad.frames.len() <= BAD_REMEMBERED && bad.order.len() <= BAD_REMEMBERED);
+        assert!(!bad.frames.contains(&frame(1)));
+        assert!(bad.frames.contains(&frame(BAD_REMEMBERED + 9)) || (BAD_REMEMBERED + 9) % 3 == 0);
     }
 
     proptest! {
