@@ -104,6 +104,10 @@ pub enum Command {
         /// A disk image or block device that nobody writes to
         #[arg(long, value_name = "PATH")]
         image: PathBuf,
+        /// Read what is stored too, and send again what is damaged: heals all
+        /// recovery points that share it
+        #[arg(long)]
+        verify: bool,
     },
     /// Remove the recovery points that a policy no longer keeps
     Expire(ExpireArguments),

@@ -96,7 +96,11 @@ async fn command(
     match command {
         Command::Init | Command::Key(_) => Ok(Verdict::Done),
         Command::Protect(arguments) => protect::protect(arguments, server, cpu, output).await,
-        Command::Check { name, image } => protect::check(name, image, server, cpu, output).await,
+        Command::Check {
+            name,
+            image,
+            verify,
+        } => protect::check(name, image, *verify, server, cpu, output).await,
         Command::Sources => listing::sources(server, output).await,
         Command::Points { name } => listing::points(name, server, output).await,
         Command::Stats => listing::stats(server, output).await,

@@ -48,10 +48,12 @@ pub async fn protect(
     job.run(server, cpu, output).await
 }
 
-/// Compares an image with its replica and makes a recovery point of it.
+/// Compares an image with its replica, or with what is stored of that, and
+/// makes a recovery point of it.
 pub async fn check(
     name: &str,
     image: &Path,
+    verify: bool,
     server: &ProtectionServer,
     cpu: &CpuPool,
     output: Output,
@@ -66,6 +68,10 @@ pub async fn check(
         return Err(unknown_source(&source).into());
     }
     let image = FileSource::open(image).await?;
+    if verify {
+        // Lasts until a check has done it, should this one be interrupted.
+        server.request_check(&source).await?;
+    }
     let settings = AgentSettings::default();
     let job = Job {
         source,

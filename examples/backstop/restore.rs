@@ -60,7 +60,7 @@ pub async fn restore(
         return Ok(Verdict::Done);
     }
     warn(format_args!(
-        "{} was restored without {missing} bytes in {} ranges, which read as zeros; they are listed above, and a second vault or the next check of {} may have them",
+        "{} was restored without {missing} bytes in {} ranges, which read as zeros; they are listed above; `check {} --image IMAGE --verify` brings back what the source still has",
         arguments.to.display(),
         report.missing.len(),
         restored.source,

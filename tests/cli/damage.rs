@@ -87,3 +87,54 @@ fn a_damaged_map_is_an_error_or_a_range() {
         .expect(0);
     assert!(lab.read("back.img") == image(1));
 }
+
+/// Two points that share almost all of their data.
+fn with_two_points() -> (Lab, [Vec<u8>; 2]) {
+    let lab = Lab::with_point();
+    let (first, mut second) = (image(1), image(1));
+    let last = second.iter().rposition(|byte| *byte != 0).unwrap();
+    second[last] ^= 1;
+    lab.image("vm.img", &second);
+    lab.run(["protect", "vm", "--image", "vm.img"]).expect(0);
+    (lab, [first, second])
+}
+
+#[test]
+fn a_verifying_check_heals_damaged_data_of_all_points() {
+    let (lab, images) = with_two_points();
+    let points = lab.json(["points", "vm"]);
+    let pack = lab.packs("data").remove(0);
+    let mut bytes = fs::read(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 100].fill(0x5a);
+    fs::write(&pack, bytes).unwrap();
+    let restore = ["restore", "vm@latest", "--to", "back.img"];
+    let told = lab.run(restore).expect(9);
+    told.says(&["check vm --image", "--verify"]);
+
+    let check = lab.json(["check", "vm", "--image", "vm.img", "--verify"]);
+    assert!(check["bytes_changed"].as_u64().unwrap() > 0, "{check}");
+    lab.run(["restore", "vm@latest", "--to", "back.img", "--overwrite"])
+        .expect(0);
+    assert!(lab.read("back.img") == images[1]);
+    for (point, image) in points.as_array().unwrap().iter().zip(&images) {
+        let id = point["id"].as_str().unwrap();
+        lab.run(["restore", id, "--to", "back.img", "--overwrite"])
+            .expect(0);
+        assert!(lab.read("back.img") == *image, "{point}");
+    }
+}
+
+#[test]
+fn a_check_heals_lost_maps() {
+    let (lab, images) = with_two_points();
+    for pack in lab.packs("map") {
+        fs::remove_file(pack).unwrap();
+    }
+    lab.run(["restore", "vm@latest", "--to", "back.img"])
+        .expect(8);
+    lab.run(["check", "vm", "--image", "vm.img"]).expect(0);
+    lab.run(["restore", "vm@latest", "--to", "back.img", "--overwrite"])
+        .expect(0);
+    assert!(lab.read("back.img") == images[1]);
+}

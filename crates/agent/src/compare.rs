@@ -18,10 +18,7 @@ pub(crate) struct FirstLook {
 
 /// The runs of a region that the slices make, checked: none empty, in order,
 /// inside the region. Positions are the image's.
-pub(crate) fn place(
-    slices: &[CheckSlice],
-    region: Extent,
-) -> Result<Vec<(Extent, Option<ChunkDigest>)>> {
+pub(crate) fn place(slices: &[CheckSlice], region: Extent) -> Result<Vec<(Extent, CheckSlice)>> {
     let mut end = region.offset();
     let mut placed = Vec::with_capacity(slices.len());
     for slice in slices {
@@ -34,7 +31,7 @@ pub(crate) fn place(
             )));
         }
         end = run.end();
-        placed.push((run, slice.digest));
+        placed.push((run, *slice));
     }
     Ok(placed)
 }
@@ -48,14 +45,14 @@ pub(crate) fn first_look(
 ) -> Result<FirstLook> {
     let mut look = FirstLook::default();
     let mut hole_from = region.offset();
-    for (run, digest) in place(slices, region)? {
+    for (run, slice) in place(slices, region)? {
         nonzero(
             Extent::between(hole_from, run.offset()),
             content,
             &mut look.changed,
         )?;
         hole_from = run.end();
-        match digest {
+        match slice.digest {
             None => look.changed.insert(run),
             Some(_) if content.is_unreadable(run) => look.differing.push(run),
             Some(digest) if ChunkDigest::of(&content.bytes(run)?) == digest => {}
@@ -133,6 +130,7 @@ mod tests {
             start,
             length: u32::try_from(data.len()).unwrap(),
             digest: Some(ChunkDigest::of(data)),
+            is_unreadable: false,
         }
     }
 

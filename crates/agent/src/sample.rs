@@ -23,6 +23,8 @@ const HOLE_LENGTH: u64 = 64 << 10;
 enum Draw {
     /// Nothing there can be compared.
     Passed,
+    /// The replica should hold these bytes, and can't tell them.
+    Damaged { stream: usize, start: ByteOffset },
     /// This run was compared.
     Compared {
         stream: usize,
@@ -31,15 +33,27 @@ enum Draw {
     },
 }
 
+/// What the sample showed.
+#[derive(Debug, Default)]
+pub(crate) struct Sampled {
+    pub(crate) sample: Sample,
+    /// Slices of which the replica lost the data.
+    pub(crate) damaged: u32,
+}
+
 impl Run<'_> {
     /// Compares unchanged slices and holes at random positions. Few are
     /// compared, or none, where almost everything changed.
-    pub(crate) async fn sample(&self, lanes: &[Lane<'_>], changed: &[ExtentSet]) -> Result<Sample> {
+    pub(crate) async fn sample(
+        &self,
+        lanes: &[Lane<'_>],
+        changed: &[ExtentSet],
+    ) -> Result<Sampled> {
         let wanted = self.agent.settings.sample_slices;
         let total: ByteCount = lanes.iter().map(|lane| lane.length).sum();
-        let mut sample = Sample::default();
+        let mut sampled = Sampled::default();
         if wanted == 0 || total == ByteCount::ZERO {
-            return Ok(sample);
+            return Ok(sampled);
         }
         let (mut random, seed) = self.agent.randomness.generator()?;
         tracing::debug!(seed, wanted, "sampling unchanged slices");
@@ -47,25 +61,31 @@ impl Run<'_> {
         // Each round draws as many as are missing: nothing is read in vain but
         // what is drawn twice.
         for _ in 0..ROUNDS {
-            let missing = wanted - sample.compared;
+            let missing = wanted - sampled.sample.compared;
             let positions: Vec<u64> = (0..missing).map(|_| random.u64(..total.0)).collect();
             let mut draws = stream::iter(positions)
                 .map(|position| self.draw(lanes, changed, position))
                 .buffered(self.in_flight());
             while let Some(draw) = draws.try_next().await? {
-                if let Draw::Compared {
-                    stream,
-                    start,
-                    equal,
-                } = draw
-                    && compared.insert((stream, start))
-                {
-                    sample.compared += 1;
-                    sample.differed += u32::from(!equal);
+                match draw {
+                    Draw::Passed => {}
+                    Draw::Damaged { stream, start } => {
+                        sampled.damaged += u32::from(compared.insert((stream, start)));
+                    }
+                    Draw::Compared {
+                        stream,
+                        start,
+                        equal,
+                    } => {
+                        if compared.insert((stream, start)) {
+                            sampled.sample.compared += 1;
+                            sampled.sample.differed += u32::from(!equal);
+                        }
+                    }
                 }
             }
         }
-        Ok(sample)
+        Ok(sampled)
     }
 
     /// Compares the run at a position counted through all images.
@@ -85,17 +105,23 @@ impl Run<'_> {
         let region = RegionIndex::at(position);
         let slices = self.sync.slices(&lane.at(region)).await?;
         let mut hole = lane.region(region);
-        for (run, digest) in place(&slices, hole)? {
+        for (run, slice) in place(&slices, hole)? {
             if run.end() <= position {
                 hole = Extent::between(run.end(), hole.end());
             } else if run.offset() > position {
                 hole = Extent::between(hole.offset(), run.offset());
                 break;
             } else {
-                let Some(digest) = digest.filter(|_| changed.within(run).next().is_none()) else {
-                    return Ok(Draw::Passed);
+                let is_changed = changed.within(run).next().is_some();
+                return match slice.digest {
+                    Some(digest) if !is_changed => self.compare_slice(*lane, run, digest).await,
+                    // What changed is sent, but not the rest of its slice.
+                    None if !slice.is_unreadable && !covers(changed, run) => Ok(Draw::Damaged {
+                        stream: lane.stream,
+                        start: run.offset(),
+                    }),
+                    Some(_) | None => Ok(Draw::Passed),
                 };
-                return self.compare_slice(*lane, run, digest).await;
             }
         }
         match unchanged_around(position, hole, changed) {
@@ -136,6 +162,12 @@ impl Run<'_> {
             equal: is_zero(&content.bytes(hole)?),
         })
     }
+}
+
+/// Whether all of a run changed.
+fn covers(changed: &ExtentSet, run: Extent) -> bool {
+    let length: ByteCount = changed.within(run).map(Extent::length).sum();
+    length == run.length()
 }
 
 /// The part of a hole around a position that did not change, cut at multiples

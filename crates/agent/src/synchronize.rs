@@ -11,6 +11,7 @@ use backstop_core::{
 use crate::agent::Agent;
 use crate::ledger::Ledger;
 use crate::request::{Changes, Request, StreamRequest};
+use crate::sample::Sampled;
 use crate::watch;
 
 /// The name under which a point's provenance tells why it was a check.
@@ -82,8 +83,9 @@ struct Outcome {
 /// How an attempt by changed extents ended.
 enum Attempt {
     Done(PointKind, Outcome),
-    /// They can't be trusted.
-    Doubted(Outcome),
+    /// They, or the replica, can't be trusted; and what the server has to know
+    /// first, if it does not yet.
+    Doubted(Outcome, Option<InconsistencyReason>),
 }
 
 /// Under which ids a synchronization is begun.
@@ -230,15 +232,14 @@ impl Run<'_> {
             .collect();
         let mut outcome = Outcome::default();
         if self.identity.base.is_some() {
-            match self.attempt(request, &lanes).await? {
+            let (doubted, doubt) = match self.attempt(request, &lanes).await? {
                 Attempt::Done(kind, outcome) => return Ok((kind, outcome)),
-                Attempt::Doubted(doubted) => outcome = doubted,
-            }
+                Attempt::Doubted(doubted, doubt) => (doubted, doubt),
+            };
+            outcome = doubted;
             // Begun again as what it is now.
             self.identity = Identity::new(self.agent, Some(self.identity.snapshot), None)?;
-            if outcome.sample.differed > 0 {
-                self.identity.doubt = Some(InconsistencyReason::TrackerMissedChanges);
-            }
+            self.identity.doubt = doubt;
             self.sync = begin(self.agent, request, &self.identity).await?;
         }
         match self.sync.plan().clone() {
@@ -261,29 +262,38 @@ impl Run<'_> {
 
     /// Synchronizes by the changed extents that the request tells.
     async fn attempt(&self, request: &Request<'_>, lanes: &[Lane<'_>]) -> Result<Attempt> {
-        let doubted = |sample, reason| {
-            Ok(Attempt::Doubted(Outcome {
+        let doubted = |sample, reason, doubt| {
+            let outcome = Outcome {
                 sample,
                 check_reason: Some(reason),
-            }))
+            };
+            Ok(Attempt::Doubted(outcome, doubt))
         };
         match self.sync.plan().clone() {
             Plan::Initial => {
                 self.initial(lanes).await?;
                 Ok(Attempt::Done(PointKind::Initial, Outcome::default()))
             }
-            Plan::Check { reason } => doubted(Sample::default(), reason),
+            Plan::Check { reason } => doubted(Sample::default(), reason, None),
             Plan::ExpressFull => {
                 let changed: Vec<ExtentSet> = request.streams.iter().map(changed).collect();
                 // First, so that nothing is called finished on the word of a
                 // tracker that lies.
-                let sample = self.sample(lanes, &changed).await?;
+                let Sampled { sample, damaged } = self.sample(lanes, &changed).await?;
+                if damaged > 0 {
+                    let reason = format!(
+                        "the replica lost the data of {damaged} of {} sampled slices",
+                        damaged + sample.compared
+                    );
+                    return doubted(sample, reason, Some(InconsistencyReason::Damaged));
+                }
                 if sample.differed > 0 {
                     let reason = format!(
                         "{} of {} sampled slices had changed, which the changed extents don't tell",
                         sample.differed, sample.compared
                     );
-                    return doubted(sample, reason);
+                    let doubt = InconsistencyReason::TrackerMissedChanges;
+                    return doubted(sample, reason, Some(doubt));
                 }
                 self.express_full(lanes, &changed).await?;
                 let outcome = Outcome {

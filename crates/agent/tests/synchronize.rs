@@ -480,6 +480,49 @@ async fn a_replica_in_doubt_and_damaged_chunks_are_healed_by_a_check() {
     assert_eq!(third.kind, PointKind::ExpressFull);
 }
 
+/// Damage is found though nothing changed, and no unreadable block is taken
+/// for it.
+#[tokio::test]
+async fn a_sample_that_the_replica_lost_is_doubt() {
+    let service = TestService::new();
+    let agent = with_sample(&service, 60).with_seed(5);
+    let data = noise(REGION, 17);
+    let half = REGION as u64 / 2;
+    let source = MemorySource::new(data).with_unreadable(extent(half, half));
+    let first = agent
+        .protect("vm", &source, Changes::Unknown)
+        .await
+        .unwrap();
+    let second = agent
+        .protect("vm", &source, since(&first, &[]))
+        .await
+        .unwrap();
+    assert_eq!(second.kind, PointKind::ExpressFull);
+    for at in (0..half).step_by(4096) {
+        service
+            .memory
+            .damage(second.id, &StreamName::disk(), ByteOffset(at))
+            .unwrap();
+    }
+    let third = agent
+        .protect("vm", &source, since(&second, &[extent(0, 4096)]))
+        .await
+        .unwrap();
+    assert_eq!(third.kind, PointKind::ConsistencyCheck);
+    let reason = &third.provenance["check-reason"];
+    assert!(reason.contains("lost"), "{reason}");
+    let doubt = service
+        .log
+        .begun
+        .lock()
+        .unwrap()
+        .last()
+        .unwrap()
+        .doubt
+        .clone();
+    assert_eq!(doubt, Some(InconsistencyReason::Damaged));
+}
+
 #[tokio::test]
 async fn several_images_and_sources_commit_together() {
     let service = TestService::new();

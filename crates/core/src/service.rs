@@ -97,6 +97,9 @@ pub struct CheckSlice {
     /// tell (unreadable then, damaged since), which never compares equal. A
     /// run that no slice covers is zeros.
     pub digest: Option<ChunkDigest>,
+    /// Whether these bytes are recorded as unreadable on the source. Where they
+    /// are not and there is no digest, stored data is damaged.
+    pub is_unreadable: bool,
 }
 
 /// A synchronization that was begun and not committed.
@@ -204,6 +207,12 @@ pub trait Synchronization: Send + Sync {
 
     /// The replica's slices of a region, each with the digest of its bytes;
     /// writes of this synchronization are seen.
+    ///
+    /// Whole chunks are told by their names, unless stored data is in doubt:
+    /// then every byte is read and checked first. Where a check finds that not
+    /// even the slices can be had, it tells none: everything that is no zeros
+    /// is sent again. A chunk that was found damaged is needed from then on,
+    /// and sending it heals every point that uses it.
     async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>>;
 
     /// The digests of each block of [`CHECK_BLOCK_LENGTH`](crate::CHECK_BLOCK_LENGTH) bytes of `ranges`

@@ -46,6 +46,11 @@ pub struct StoreBegin {
     pub deduplication: Deduplication,
     /// How its changes are found.
     pub kind: PointKind,
+    /// Whether a check reads what the replica holds, rather than trusting
+    /// names: [`slices`](ReplicaWriter::slices) then tells a digest only of
+    /// bytes that were read and checked in this synchronization. Costs reading
+    /// the whole replica.
+    pub verify: bool,
 }
 
 /// One point of a commit.
@@ -190,14 +195,21 @@ pub trait RecoveryStore: Send + Sync {
     /// stands, even after a restart. Another unfinished one of the source is
     /// forgotten.
     ///
-    /// One that was begun with another [`kind`](StoreBegin::kind) starts over
-    /// from its base, and the writers it had end: what an express full passed
-    /// over on the word of changed extents must not count as compared.
+    /// One that was begun with another [`kind`](StoreBegin::kind) or another
+    /// [`verify`](StoreBegin::verify) starts over from its base, and the
+    /// writers it had end: what an express full passed over on the word of
+    /// changed extents must not count as compared, nor what was told by name as
+    /// verified.
+    ///
+    /// A base whose maps are damaged, in part or as a whole, can be checked:
+    /// what they don't tell counts as holes, which the check fills.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) for an unknown base;
     /// [`Conflict`](crate::ErrorKind::Conflict) if the id was committed, or
-    /// begun for another source or snapshot.
+    /// begun for another source or snapshot;
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the maps of the base are
+    /// damaged and this is no check.
     async fn begin(&self, begin: StoreBegin) -> Result<Arc<dyn ReplicaWriter>>;
 
     /// Turns synchronizations into points, and their replicas' heads to them.
@@ -269,10 +281,12 @@ pub trait ReplicaWriter: Send + Sync {
     /// See [`crate::Synchronization::needed`].
     async fn needed(&self, at: &RegionAddress, digests: &[ChunkDigest]) -> Result<Vec<bool>>;
 
-    /// See [`crate::Synchronization::write`].
+    /// See [`crate::Synchronization::write`]. A chunk that the vault holds is
+    /// not stored again, unless that copy was found damaged: then the new one
+    /// takes its place, at the latest with the commit, for all points.
     async fn write(&self, update: RegionUpdate) -> Result<WriteOutcome>;
 
-    /// See [`crate::Synchronization::slices`].
+    /// See [`crate::Synchronization::slices`] and [`StoreBegin::verify`].
     async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>>;
 
     /// See [`crate::Synchronization::block_digests`].

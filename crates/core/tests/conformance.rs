@@ -25,6 +25,28 @@ async fn memory_store() {
         .await;
 }
 
+#[tokio::test]
+async fn memory_store_heals() {
+    let store = std::sync::Mutex::new(MemoryStore::new());
+    conformance::recovery_store_heals(
+        async || {
+            let fresh = MemoryStore::new();
+            *store.lock().unwrap() = fresh.clone();
+            Arc::new(fresh) as Arc<dyn StoreUnderTest>
+        },
+        async |point| {
+            let store = store.lock().unwrap().clone();
+            for stream in &point.streams {
+                for at in (0..stream.length.0).step_by(1000) {
+                    // Where there is a hole nothing can be damaged.
+                    let _ = store.damage(point.id, &stream.name, ByteOffset(at));
+                }
+            }
+        },
+    )
+    .await;
+}
+
 /// Delays change the order in which calls are answered, and nothing else.
 #[tokio::test]
 async fn memory_store_with_delays() {

@@ -35,6 +35,7 @@ enum Mutation {
     SkipsARegion,
     /// What was passed over counts as compared.
     TrustsOtherKinds,
+    TrustsNames,
     /// A synchronization goes on after it was suspended.
     SuspendsNothing,
     /// Nothing ever differs.
@@ -68,6 +69,9 @@ impl RecoveryStore for Mutant {
     async fn begin(&self, mut begin: StoreBegin) -> Result<Arc<dyn ReplicaWriter>> {
         if self.is(Mutation::TellsWhatOthersHave) {
             begin.deduplication = Deduplication::Vault;
+        }
+        if self.is(Mutation::TrustsNames) {
+            begin.verify = false;
         }
         if self.is(Mutation::TrustsOtherKinds) {
             begin.kind = PointKind::Initial;
@@ -302,6 +306,7 @@ async fn broken_stores_fail_for_the_right_reason() {
         (Mutation::SkipsARegion, "nothing is skipped"),
         (Mutation::SuspendsNothing, "ends its writer"),
         (Mutation::TrustsOtherKinds, "another kind"),
+        (Mutation::TrustsNames, "without being verified"),
         (
             Mutation::SeesNoDifference,
             "not told as different are equal",

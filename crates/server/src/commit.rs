@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use backstop_core::{
-    Commit, Error, InconsistencyReason, NewPoint, Plan, PointKind, RecoveryPoint, ReplicaEvent,
-    ReplicaRecord, ReplicaState, Result, SourceName, SynchronizationId, Timestamp,
+    Commit, Error, ErrorKind, InconsistencyReason, NewPoint, Plan, PointKind, RecoveryPoint,
+    ReplicaEvent, ReplicaRecord, ReplicaState, Result, SourceName, SynchronizationId, Timestamp,
 };
 use tokio::sync::OwnedMutexGuard;
 
@@ -44,7 +44,7 @@ impl Shared {
             }
         }
         if !new.is_empty() {
-            for point in self.store.commit(new).await? {
+            for point in self.commit_new(new, &sources).await? {
                 points.insert(point.synchronization, point);
             }
         }
@@ -53,6 +53,27 @@ impl Shared {
             .into_iter()
             .map(|id| points.remove(&id).ok_or_else(|| unanswered(id)))
             .collect()
+    }
+
+    /// Commits new points. Their sources' slots are held.
+    async fn commit_new(
+        &self,
+        new: Vec<NewPoint>,
+        sources: &BTreeMap<SynchronizationId, SourceName>,
+    ) -> Result<Vec<RecoveryPoint>> {
+        let ids: Vec<_> = new.iter().map(|new| new.synchronization).collect();
+        let committed = self.store.commit(new).await;
+        if let Err(error) = &committed
+            && error.kind() == ErrorKind::Corrupt
+        {
+            // The error does not tell whose maps are damaged.
+            for source in ids.iter().filter_map(|id| sources.get(id)) {
+                if let Err(error) = self.doubt_damaged(source).await {
+                    tracing::warn!(%source, %error, "damage of a replica was not noted");
+                }
+            }
+        }
+        committed
     }
 
     /// The point that a synchronization becomes, if its facts allow one.
@@ -65,21 +86,25 @@ impl Shared {
     ) -> Result<NewPoint> {
         let id = commit.synchronization;
         let current = slots.get(source).and_then(|slot| slot.current(id));
-        let plan = &current.ok_or_else(|| unknown(id))?.plan;
+        let current = current.ok_or_else(|| unknown(id))?;
         let record = self.store.replica(source).await?;
         let kind = commit.facts.kind;
         if kind == PointKind::ExpressFull {
-            self.check_express_full(source, plan, record.as_ref(), &commit)
+            self.check_express_full(source, &current.plan, record.as_ref(), &commit)
                 .await?;
         }
         let state = record.map_or(ReplicaState::Pending, |record| record.state);
         let within = |error: Error| error.within(format_args!("committing {source}"));
+        let committed = ReplicaEvent::Committed {
+            kind,
+            verified: current.verifies && !current.is_doubted,
+        };
         Ok(NewPoint {
             synchronization: id,
             id: point_id(source, id),
             time: now,
             state_before: state.clone(),
-            state: state.after(ReplicaEvent::Committed(kind)).map_err(within)?,
+            state: state.after(committed).map_err(within)?,
             facts: commit.facts,
         })
     }

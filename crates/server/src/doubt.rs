@@ -28,13 +28,21 @@ impl Shared {
     /// replica, that is in doubt from now on. Points that are no heads never
     /// become one.
     pub(crate) async fn note_damage(&self, source: &SourceName, point: PointId) -> Result<()> {
-        let _slot = self.sources.hold(source).await;
+        let mut slot = self.sources.hold(source).await;
+        let record = self.store.replica(source).await?;
+        if record.is_none_or(|record| record.head != Some(point)) {
+            return Ok(());
+        }
+        slot.doubt();
+        self.doubt_damaged(source).await
+    }
+
+    /// Brings a replica into doubt because what is stored of it is damaged. Its
+    /// source's slot is held.
+    pub(crate) async fn doubt_damaged(&self, source: &SourceName) -> Result<()> {
         let Some(mut record) = self.store.replica(source).await? else {
             return Ok(());
         };
-        if record.head != Some(point) {
-            return Ok(());
-        }
         let before = record.state.clone();
         self.doubt(&mut record, InconsistencyReason::Damaged)
             .await?;

@@ -32,6 +32,16 @@ pub(crate) fn kind(plan: &Plan) -> PointKind {
     }
 }
 
+/// Whether a synchronization by this plan reads and checks what is stored.
+pub(crate) fn verifies(plan: &Plan, record: Option<&ReplicaRecord>) -> bool {
+    match (plan, record.map(|record| &record.state)) {
+        (Plan::Check { .. }, Some(ReplicaState::Inconsistent { reason, .. })) => {
+            reason.doubts_stored_data()
+        }
+        _ => false,
+    }
+}
+
 /// What speaks against trusting the changed extents.
 fn doubt(request: &BeginRequest, record: &ReplicaRecord, head: &RecoveryPoint) -> Option<String> {
     match &record.state {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use backstop_core::{
-    BeginRequest, Commit, Event, Plan, ProtectionService, RecoveryPoint, ReplicaStatus, Result,
-    SourceName, StoreBegin, Synchronization,
+    BeginRequest, Commit, ErrorKind, Event, InconsistencyReason, Plan, ProtectionService,
+    RecoveryPoint, ReplicaStatus, Result, SourceName, StoreBegin, Synchronization,
 };
 use tracing::instrument;
 
@@ -62,17 +62,31 @@ impl Shared {
             Some(head) => Some(self.store.point(head).await?),
             None => None,
         };
-        let plan = plan::plan(&request, record.as_ref(), head.as_ref());
-        let begin = StoreBegin {
+        let mut plan = plan::plan(&request, record.as_ref(), head.as_ref());
+        let base = head.as_ref().map(|head| head.id);
+        let mut begin = StoreBegin {
             id: request.id,
             source: request.source.clone(),
             snapshot: request.snapshot,
             streams: request.streams.clone(),
-            base: head.map(|head| head.id),
+            base,
             deduplication: self.deduplication,
             kind: plan::kind(&plan),
+            verify: plan::verifies(&plan, record.as_ref()),
         };
-        let writer = self.store.begin(begin).await?;
+        let writer = match (self.store.begin(begin.clone()).await, &mut record) {
+            // The head's maps are damaged: a check goes around that.
+            (Err(error), Some(record))
+                if error.kind() == ErrorKind::Corrupt && plan == Plan::ExpressFull =>
+            {
+                self.doubt(record, InconsistencyReason::Damaged).await?;
+                plan = plan::plan(&request, Some(record), head.as_ref());
+                begin.kind = plan::kind(&plan);
+                begin.verify = plan::verifies(&plan, Some(record));
+                self.store.begin(begin.clone()).await?
+            }
+            (begun, _) => begun?,
+        };
         if let Plan::Check { reason } = &plan {
             tracing::info!(source = %request.source, %reason, "a consistency check is needed");
             self.monitor.event(&Event::CheckNeeded {
@@ -80,15 +94,16 @@ impl Shared {
                 reason: reason.clone(),
             });
         }
-        let activity = match slot.current(request.id) {
-            // One that is begun again may still be called where it was begun first.
-            Some(before) => Arc::clone(&before.activity),
-            None => Arc::default(),
-        };
+        let before = slot.current(request.id);
+        // One that is begun again may still be called where it was begun first.
+        let activity = before.map_or_else(Arc::default, |before| Arc::clone(&before.activity));
+        let is_doubted = before.is_some_and(|before| before.is_doubted);
         drop(activity.call(&*self.clock));
         let current = Current {
             id: request.id,
             plan: plan.clone(),
+            verifies: begin.verify,
+            is_doubted,
             writer: Arc::clone(&writer),
             activity: Arc::clone(&activity),
         };
@@ -96,6 +111,7 @@ impl Shared {
         Ok(Arc::new(Session {
             shared: Arc::clone(self),
             source: request.source,
+            base,
             id: request.id,
             streams: request.streams,
             plan,

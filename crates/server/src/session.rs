@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use backstop_core::{
-    ByteCount, CheckSlice, ChunkDigest, Error, Extent, Plan, RegionAddress, RegionIndex,
+    ByteCount, CheckSlice, ChunkDigest, Error, Extent, Plan, PointId, RegionAddress, RegionIndex,
     RegionUpdate, ReplicaWriter, Result, SourceName, StreamSpec, Synchronization,
     SynchronizationId, WriteOutcome, check_ranges, region_count,
 };
@@ -16,6 +16,8 @@ use crate::server::Shared;
 pub(crate) struct Session {
     pub(crate) shared: Arc<Shared>,
     pub(crate) source: SourceName,
+    /// The replica's head, on which it rests.
+    pub(crate) base: Option<PointId>,
     pub(crate) id: SynchronizationId,
     pub(crate) streams: Vec<StreamSpec>,
     pub(crate) plan: Plan,
@@ -27,6 +29,15 @@ impl Session {
     /// Keeps it from being idle while a call is under way.
     fn call(&self) -> Call<'_> {
         self.activity.call(&*self.shared.clock)
+    }
+
+    /// Damage that a call can't go around becomes doubt, so that the next
+    /// synchronization does.
+    async fn watch<T>(&self, called: Result<T>) -> Result<T> {
+        if let (Err(error), Some(base)) = (&called, self.base) {
+            self.shared.look_at(error, &self.source, base).await;
+        }
+        called
     }
 }
 
@@ -43,19 +54,19 @@ impl Synchronization for Session {
     async fn needed(&self, at: &RegionAddress, digests: &[ChunkDigest]) -> Result<Vec<bool>> {
         let _call = self.call();
         checks::region_length(&self.streams, at)?;
-        self.writer.needed(at, digests).await
+        self.watch(self.writer.needed(at, digests).await).await
     }
 
     async fn write(&self, update: RegionUpdate) -> Result<WriteOutcome> {
         let _call = self.call();
         checks::update(&self.streams, &update)?;
-        self.writer.write(update).await
+        self.watch(self.writer.write(update).await).await
     }
 
     async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>> {
         let _call = self.call();
         checks::region_length(&self.streams, at)?;
-        self.writer.slices(at).await
+        self.watch(self.writer.slices(at).await).await
     }
 
     async fn block_digests(
@@ -66,7 +77,8 @@ impl Synchronization for Session {
         let _call = self.call();
         let length = checks::region_length(&self.streams, at)?;
         check_ranges(at.region, ByteCount(length), ranges)?;
-        self.writer.block_digests(at, ranges).await
+        self.watch(self.writer.block_digests(at, ranges).await)
+            .await
     }
 
     async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()> {
@@ -79,7 +91,7 @@ impl Synchronization for Session {
                 spec.name, next.0
             )));
         }
-        self.writer.progress(stream, next).await
+        self.watch(self.writer.progress(stream, next).await).await
     }
 
     async fn abort(&self) -> Result<()> {

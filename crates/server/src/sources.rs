@@ -36,6 +36,10 @@ pub(crate) struct Slot {
 pub(crate) struct Current {
     pub(crate) id: SynchronizationId,
     pub(crate) plan: Plan,
+    /// Whether it reads and checks what is stored.
+    pub(crate) verifies: bool,
+    /// Damage was found since it began: it may have verified that before.
+    pub(crate) is_doubted: bool,
     pub(crate) writer: Arc<dyn ReplicaWriter>,
     pub(crate) activity: Arc<Activity>,
 }
@@ -108,6 +112,13 @@ impl Slot {
     /// The synchronization, if it is this one.
     pub(crate) fn current(&self, id: SynchronizationId) -> Option<&Current> {
         self.current.as_ref().filter(|current| current.id == id)
+    }
+
+    /// Notes that damage was found while the synchronization is under way.
+    pub(crate) fn doubt(&mut self) {
+        if let Some(current) = &mut self.current {
+            current.is_doubted = true;
+        }
     }
 
     /// The synchronization, whichever it is.

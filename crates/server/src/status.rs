@@ -51,12 +51,14 @@ impl ProtectionServer {
     }
 
     /// Asks for a consistency check: the replica is in doubt from now on, the
-    /// next synchronization of the source is a check, and until one was
-    /// committed none of its points expires.
+    /// next synchronization of the source is a check, which also reads and
+    /// checks all that is stored of the replica, and until one was committed
+    /// none of its points expires.
     ///
     /// A synchronization under way as an express full does not commit any
-    /// more. A replica that is in doubt already stays as it is, and one that
-    /// holds nothing has nothing to check. Gives the state.
+    /// more, and a check under way that trusts what is stored does not end the
+    /// doubt. A replica of which stored data is in doubt already stays as it
+    /// is, and one that holds nothing has nothing to check. Gives the state.
     ///
     /// # Errors
     /// [`NotFound`](backstop_core::ErrorKind::NotFound) for a source without

@@ -29,13 +29,30 @@ impl Shared {
         point: &RecoveryPoint,
         stream: &StreamName,
     ) -> Result<Arc<dyn Recovery>> {
+        let image = self.store.open(point.id, stream).await;
+        if let Err(error) = &image {
+            self.look_at(error, &point.source, point.id).await;
+        }
         Ok(Arc::new(Watched {
             shared: Arc::clone(self),
             source: point.source.clone(),
             point: point.id,
-            image: self.store.open(point.id, stream).await?,
+            image: image?,
             noted: AtomicBool::new(false),
         }))
+    }
+
+    /// Notes damage; tells whether it did. Whatever met it goes on even where
+    /// that fails, as over a vault that is open for reading only.
+    pub(crate) async fn look_at(&self, error: &Error, source: &SourceName, point: PointId) -> bool {
+        if error.kind() != ErrorKind::Corrupt {
+            return false;
+        }
+        let noted = self.note_damage(source, point).await;
+        if let Err(error) = &noted {
+            tracing::warn!(%source, %error, "damage of a replica was not noted");
+        }
+        noted.is_ok()
     }
 }
 
@@ -47,17 +64,12 @@ impl Watched {
         read
     }
 
-    /// Notes damage, once. The read goes on even where that fails, as over a
-    /// vault that is open for reading only.
+    /// Notes damage, once.
     async fn look(&self, error: &Error) {
-        if error.kind() != ErrorKind::Corrupt || self.noted.load(Ordering::Acquire) {
-            return;
-        }
-        match self.shared.note_damage(&self.source, self.point).await {
-            Ok(()) => self.noted.store(true, Ordering::Release),
-            Err(error) => {
-                tracing::warn!(source = %self.source, %error, "damage of a replica was not noted");
-            }
+        if !self.noted.load(Ordering::Acquire)
+            && self.shared.look_at(error, &self.source, self.point).await
+        {
+            self.noted.store(true, Ordering::Release);
         }
     }
 }

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use backstop_core::{
-    ByteCount, CheckSlice, ChunkDigest, Extent, REGION_LENGTH, RecoveredRange, RegionIndex,
-    RegionMap, Result, SliceContent, check_blocks, check_ranges,
+    ByteCount, ByteOffset, CheckSlice, ChunkDigest, Extent, REGION_LENGTH, RegionIndex, RegionMap,
+    Result, SliceContent, check_blocks, check_ranges,
 };
 
 use crate::fetch;
@@ -14,8 +14,13 @@ use crate::pack::frame::Content;
 use crate::vault::Vault;
 
 /// A region's slices, each with the digest of its bytes. A slice that is a
-/// whole chunk is known by the chunk's name; of the others the bytes are read.
-pub(crate) async fn slices(vault: &Arc<Vault>, map: &RegionMap) -> Result<Vec<CheckSlice>> {
+/// whole chunk is known by the chunk's name; of the others, and of all if they
+/// are to be verified, the bytes are read.
+pub(crate) async fn slices(
+    vault: &Arc<Vault>,
+    map: &RegionMap,
+    verify: bool,
+) -> Result<Vec<CheckSlice>> {
     let digests: Vec<ChunkDigest> = map
         .slices()
         .iter()
@@ -30,57 +35,69 @@ pub(crate) async fn slices(vault: &Arc<Vault>, map: &RegionMap) -> Result<Vec<Ch
         .await?
         .into_iter();
     let mut told: Vec<CheckSlice> = Vec::with_capacity(map.slices().len());
-    let mut parts = Vec::new();
+    let mut read = Vec::new();
     for slice in map.slices() {
-        let digest = match slice.content {
-            SliceContent::Unreadable => None,
-            SliceContent::Chunk { digest, skip } => match located.next().flatten() {
-                Some(location) if skip == 0 && location.plain_length == slice.length => {
-                    Some(digest)
-                }
-                Some(_) => {
-                    parts.push(told.len());
-                    None
-                }
-                None => None,
-            },
-        };
+        let mut digest = None;
+        if let SliceContent::Chunk { digest: name, skip } = slice.content
+            && let Some(location) = located.next().flatten()
+        {
+            let whole = skip == 0 && location.plain_length == slice.length;
+            digest = Some(name).filter(|_| whole && !verify);
+            if digest.is_none() {
+                read.push((told.len(), Some(name).filter(|_| whole)));
+            }
+        }
         told.push(CheckSlice {
             start: slice.start,
             length: slice.length,
             digest,
+            is_unreadable: slice.content == SliceContent::Unreadable,
         });
     }
-    if let (Some(first), Some(last)) = (parts.first(), parts.last()) {
-        // Only the chunks under partial slices are read.
-        let partial: Vec<_> = parts.iter().map(|at| map.slices()[*at]).collect();
-        let partial = RegionMap::from_slices(partial)?;
-        let (start, end) = (map.slices()[*first].start, map.slices()[*last].end());
-        let found = fetch::read_region(vault, &partial, start, end).await?;
-        let ranges: Vec<_> = parts
-            .iter()
-            .map(|at| (told[*at].start - start, told[*at].length))
-            .collect();
-        let digests = vault.cpu.run(move || run_digests(&found, &ranges)).await?;
-        for (at, digest) in parts.into_iter().zip(digests) {
+    if !read.is_empty() {
+        // Only the chunks under these slices are read.
+        let extents = read.iter().map(|(at, _)| {
+            let slice = &map.slices()[*at];
+            let (start, end) = (u64::from(slice.start), u64::from(slice.end()));
+            Extent::between(ByteOffset(start), ByteOffset(end))
+        });
+        let extents: Vec<_> = extents.collect();
+        let names: Vec<_> = read.iter().map(|(_, name)| *name).collect();
+        let runs = side_by_side(&extents);
+        let digests = move |plain: &[u8], missing: &[Range<usize>]| {
+            let runs = runs.iter().zip(&names);
+            let digest = |(run, name): (&Range<usize>, &Option<ChunkDigest>)| {
+                // Whole chunks were checked when they were read.
+                is_there(run, missing)
+                    .then(|| name.unwrap_or_else(|| ChunkDigest::of(&plain[run.clone()])))
+            };
+            runs.map(digest).collect::<Vec<_>>()
+        };
+        let digests = fetch::with_plain(vault, map, &extents, digests).await?;
+        for ((at, _), digest) in read.into_iter().zip(digests) {
             told[at].digest = digest;
         }
     }
     Ok(told)
 }
 
-/// The digests of runs that lie wholly in found data. CPU work.
-fn run_digests(found: &RecoveredRange, ranges: &[(u32, u32)]) -> Vec<Option<ChunkDigest>> {
-    let digest = |(start, length): &(u32, u32)| {
-        let (start, end) = (u64::from(*start), u64::from(*start) + u64::from(*length));
-        let (extent, data) = found
-            .data
-            .iter()
-            .find(|(extent, _)| extent.offset().0 <= start && end <= extent.end().0)?;
-        let from = usize::try_from(start - extent.offset().0).ok()?;
-        Some(ChunkDigest::of(data.get(from..from + *length as usize)?))
-    };
-    ranges.iter().map(digest).collect()
+/// Where ranges lie when they are read side by side.
+fn side_by_side(ranges: &[Extent]) -> Vec<Range<usize>> {
+    let mut end = 0;
+    let mut runs = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        let start = end;
+        end += place(range.length().0);
+        runs.push(start..end);
+    }
+    runs
+}
+
+/// Whether nothing of a run is missing.
+fn is_there(run: &Range<usize>, missing: &[Range<usize>]) -> bool {
+    missing
+        .iter()
+        .all(|bad| bad.end <= run.start || run.end <= bad.start)
 }
 
 /// The digests of the blocks of ranges of a region; none where the bytes can't
@@ -108,10 +125,7 @@ pub(crate) async fn block_digests(
     }
     let digests = move |plain: &[u8], missing: &[Range<usize>]| {
         let digest = |block: &Range<usize>| {
-            let whole = missing
-                .iter()
-                .all(|bad| bad.end <= block.start || block.end <= bad.start);
-            whole.then(|| ChunkDigest::of(&plain[block.clone()]))
+            is_there(block, missing).then(|| ChunkDigest::of(&plain[block.clone()]))
         };
         blocks.iter().map(digest).collect()
     };

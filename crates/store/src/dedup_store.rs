@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use backstop_core::{
-    Document, Error, Extent, NewPoint, PointId, Recovery, RecoveryPoint, RecoveryStore,
-    ReplicaRecord, ReplicaState, ReplicaWriter, Result, SourceName, StoreBegin, StreamName,
-    SynchronizationId, Unfinished, region_count,
+    Document, Error, ErrorKind, Extent, NewPoint, PointId, PointKind, Recovery, RecoveryPoint,
+    RecoveryStore, ReplicaRecord, ReplicaState, ReplicaWriter, Result, SourceName, StoreBegin,
+    StreamName, SynchronizationId, Unfinished, region_count,
 };
 use futures::stream::BoxStream;
 use object_store::ObjectStore;
@@ -189,7 +189,7 @@ impl DedupStore {
                 }
                 // Of another kind it starts over: what that passed over was
                 // not compared.
-                if entry.kind == begin.kind {
+                if (entry.kind, entry.verify) == (begin.kind, begin.verify) {
                     return Ok(Start {
                         maps: entry.streams.iter().map(|stream| stream.map).collect(),
                         next: entry
@@ -201,13 +201,26 @@ impl DedupStore {
                             bytes: entry.bytes_added,
                             plain_bytes: entry.plain_bytes_added,
                         },
+                        maps_lost: false,
                     });
                 }
             }
             self.vault.delete_unfinished(&begin.source).await?;
         }
+        let mut maps_lost = false;
         let base = match begin.base {
-            Some(id) => Some(self.manifest(&self.vault.point_record(id).await?).await?),
+            Some(id) => match self.manifest(&self.vault.point_record(id).await?).await {
+                // A check compares everything anyway.
+                Err(error)
+                    if error.kind() == ErrorKind::Corrupt
+                        && begin.kind == PointKind::ConsistencyCheck =>
+                {
+                    tracing::warn!(source = %begin.source, %error, "the maps of a point are lost");
+                    maps_lost = true;
+                    None
+                }
+                manifest => Some(manifest?),
+            },
             None => None,
         };
         let maps = begin.streams.iter().map(|spec| {
@@ -223,6 +236,7 @@ impl DedupStore {
             maps: maps.collect(),
             next: vec![0; begin.streams.len()],
             added: Added::default(),
+            maps_lost,
         })
     }
 }
@@ -270,7 +284,8 @@ impl RecoveryStore for DedupStore {
                 )));
             }
             // One that lost something starts over where it was last durable.
-            if session.begin.kind == begin.kind && session.check_whole().await.is_ok() {
+            let same_way = (session.begin.kind, session.begin.verify) == (begin.kind, begin.verify);
+            if same_way && session.check_whole().await.is_ok() {
                 return Ok(session);
             }
             session.end().await;
@@ -285,6 +300,10 @@ impl RecoveryStore for DedupStore {
         if let Some(other) = vault.session_of(&begin.source) {
             other.end().await;
             vault.forget(other.begin.id);
+        }
+        if begin.verify {
+            // What was read before says nothing of what is stored now.
+            vault.nodes.forget_cached();
         }
         let start = self.start(&begin).await?;
         let session = Arc::new(Session::new(Arc::clone(vault), begin, start).await?);

@@ -1,7 +1,7 @@
 //! Reading chunks of a region back: neighbours in one request, every chunk
 //! checked, around damage.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -16,6 +16,9 @@ use crate::pack::index::Location;
 use crate::pack::reader::Span;
 use crate::vault::Vault;
 
+/// How many chunks are confirmed at once: no more than a region holds.
+const CONFIRMED_AT_ONCE: usize = 64;
+
 /// A part of a chunk and where it goes.
 #[derive(Clone, Copy, Debug)]
 struct Part {
@@ -27,7 +30,7 @@ struct Part {
 }
 
 /// A chunk to fetch for a range.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Wanted {
     digest: ChunkDigest,
     parts: Vec<Part>,
@@ -151,9 +154,9 @@ async fn fetch<T: Send + 'static>(
         decoded.data.sort_unstable_by_key(|part| part.to);
         let whole = decoded.failed.is_empty();
         let finished = whole.then(|| finish_first(&mut decoded, &missing));
-        (decoded, spans, missing, finished)
+        (decoded, missing, finished)
     };
-    let (decoded, spans, mut missing, finished) = vault.cpu.run(decode).await?;
+    let (decoded, mut missing, finished) = vault.cpu.run(decode).await?;
     if let Some(finished) = finished {
         return Ok(Fetched {
             output: decoded.output,
@@ -162,10 +165,12 @@ async fn fetch<T: Send + 'static>(
             finished,
         });
     }
-    let mut decoded = read_again(vault, spans, &held, decoded).await?;
+    let (mut decoded, again) = read_again(vault, &held, decoded).await?;
     for (at, error) in std::mem::take(&mut decoded.failed) {
+        let (chunk, _) = &again[at];
+        vault.index.mark_bad(Content::Chunk, &chunk.digest);
         let error = |_| Error::new(error.kind(), error.context());
-        let parts = held[at].0.parts.iter();
+        let parts = chunk.parts.iter();
         missing.extend(parts.enumerate().map(|(n, part)| (*part, error(n))));
     }
     missing.sort_by_key(|(part, _)| part.to);
@@ -210,6 +215,22 @@ pub(crate) async fn with_plain<T: Send + 'static>(
         work(&decoded.output, &missing)
     };
     Ok(fetch(vault, plan, finish).await?.finished)
+}
+
+/// Reads chunks, so that those that are bad are known as such.
+pub(crate) async fn confirm(vault: &Arc<Vault>, digests: &[ChunkDigest]) -> Result<()> {
+    let chunk = |digest: &ChunkDigest| Wanted {
+        digest: *digest,
+        parts: Vec::new(),
+    };
+    for few in digests.chunks(CONFIRMED_AT_ONCE) {
+        let plan = Plan {
+            chunks: few.iter().map(chunk).collect(),
+            ..Plan::default()
+        };
+        fetch(vault, plan, |_, _| ()).await?;
+    }
+    Ok(())
 }
 
 /// Reads `start..end` of a region: data and missing parts, positions relative
@@ -270,24 +291,27 @@ fn unless_unavailable<T>(read: Vec<Result<T>>) -> Result<Vec<Result<T>>> {
 }
 
 /// Asks the store once more for what could not be had: it may have been
-/// damaged only on its way here.
+/// damaged only on its way here, and another copy may have taken its place.
+/// Gives what was read again; what failed refers to it.
 async fn read_again(
     vault: &Arc<Vault>,
-    spans: Vec<Span>,
-    held: &Arc<Vec<Held>>,
+    held: &[Held],
     mut decoded: Decoded,
-) -> Result<Decoded> {
-    let failed: HashSet<usize> = std::mem::take(&mut decoded.failed)
+) -> Result<(Decoded, Arc<Vec<Held>>)> {
+    let failed: Vec<usize> = std::mem::take(&mut decoded.failed)
         .into_iter()
         .map(|(at, _)| at)
         .collect();
-    for mut span in spans {
-        span.frames.retain(|at| failed.contains(at));
-        // Sorted by where they stand.
-        let (Some(first), Some(last)) = (span.frames.first(), span.frames.last()) else {
-            continue;
-        };
-        span.range = held[*first].1.offset..held[*last].1.end();
+    let digests: Vec<_> = failed.iter().map(|at| held[*at].0.digest).collect();
+    let found = vault.reader.relocate(Content::Chunk, &digests).await?;
+    let again: Vec<Held> = failed
+        .iter()
+        .zip(found)
+        .map(|(at, found)| (held[*at].0.clone(), found.unwrap_or(held[*at].1)))
+        .collect();
+    let again = Arc::new(again);
+    let locations: Vec<_> = again.iter().map(|(_, location)| *location).collect();
+    for span in vault.reader.spans(&locations).await? {
         let length = usize::try_from(span.range.end - span.range.start).unwrap_or(0);
         let read = vault
             .reader
@@ -297,14 +321,14 @@ async fn read_again(
             Err(error) if error.is_transient() => return Err(error),
             read => read,
         };
-        let (held, codecs) = (Arc::clone(held), Arc::clone(&vault.codecs));
+        let (chunks, codecs) = (Arc::clone(&again), Arc::clone(&vault.codecs));
         let decode = move || {
-            decode_span(&span, read, &held, &codecs, &mut decoded);
+            decode_span(&span, read, &chunks, &codecs, &mut decoded);
             decoded
         };
         decoded = vault.cpu.run(decode).await?;
     }
-    Ok(decoded)
+    Ok((decoded, again))
 }
 
 /// Decodes the frames of one span into the output. CPU work.

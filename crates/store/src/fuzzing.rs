@@ -260,6 +260,7 @@ pub fn seeds() -> backstop_core::Result<Vec<(&'static str, String, Vec<u8>)>> {
         snapshot: SnapshotId::from_bytes([3; 16]),
         base: None,
         kind: backstop_core::PointKind::Initial,
+        verify: false,
         streams: vec![UnfinishedStream {
             name: StreamName::disk(),
             map: image,

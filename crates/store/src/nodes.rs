@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use backstop_core::{ChunkDigest, Codecs, Encoding, Result};
+use backstop_core::{ChunkDigest, Codecs, Encoding, Error, ErrorKind, Result};
 use bytes::Bytes;
 use moka::sync::Cache;
 use std::collections::HashMap;
@@ -36,6 +36,14 @@ impl Nodes {
     }
 }
 
+impl Nodes {
+    /// Drops what was read before, so that it is read from the store again.
+    pub(crate) fn forget_cached(&self) {
+        self.cache.invalidate_all();
+        self.reader.forget_cached();
+    }
+}
+
 #[async_trait]
 impl NodeSource for Nodes {
     async fn get(&self, digest: &ChunkDigest) -> Result<Arc<Node>> {
@@ -46,7 +54,11 @@ impl NodeSource for Nodes {
             .reader
             .read_content(Content::Node, digest, &self.codecs)
             .await?;
-        let node = Arc::new(Node::decode(&bytes)?);
+        let node = Node::decode(&bytes);
+        if node.is_err() {
+            self.reader.index.mark_bad(Content::Node, digest);
+        }
+        let node = Arc::new(node?);
         self.cache.insert(*digest, Arc::clone(&node));
         Ok(node)
     }
@@ -81,6 +93,10 @@ pub(crate) fn raw_frame(content: Content, plain: Vec<u8>) -> Result<PlainFrame> 
 pub(crate) struct NewNodes {
     shared: Arc<Nodes>,
     fresh: Mutex<Fresh>,
+    /// Of a check: the inner nodes of its images that it has met, and whether
+    /// they are lost. What was told through a node that could be read must not
+    /// become a hole when it can't be read later.
+    met: Option<Mutex<HashMap<ChunkDigest, bool>>>,
 }
 
 #[derive(Debug, Default)]
@@ -91,10 +107,41 @@ struct Fresh {
 }
 
 impl NewNodes {
-    pub(crate) fn new(shared: Arc<Nodes>) -> Self {
+    /// Those of a check go around what is lost.
+    pub(crate) fn new(shared: Arc<Nodes>, is_check: bool) -> Self {
         Self {
             shared,
             fresh: Mutex::default(),
+            met: is_check.then(Mutex::default),
+        }
+    }
+
+    fn met(&self) -> Option<std::sync::MutexGuard<'_, HashMap<ChunkDigest, bool>>> {
+        let met = self.met.as_ref()?;
+        Some(met.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether any node was declared lost.
+    pub(crate) fn has_losses(&self) -> bool {
+        self.met()
+            .is_some_and(|met| met.values().any(|is_lost| *is_lost))
+    }
+
+    /// Whether a stored node can be relied on. In a check it is read first:
+    /// where a map is lost, what is put in its place is mostly the same.
+    async fn is_held(&self, digest: &ChunkDigest) -> Result<bool> {
+        let index = &self.shared.reader.index;
+        let known = index.locate(Content::Node, &[*digest]).await?;
+        if known.iter().all(Option::is_none) {
+            return Ok(false);
+        }
+        if self.met.is_none() || index.any_pending(Content::Node, &[*digest]) {
+            return Ok(true);
+        }
+        match self.shared.get(digest).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -118,6 +165,9 @@ impl NewNodes {
     /// Forgets what waits: its synchronization is over.
     pub(crate) fn forget(&self) {
         *self.lock() = Fresh::default();
+        if let Some(mut met) = self.met() {
+            *met = HashMap::new();
+        }
     }
 
     /// Says that taken frames stand in a pack: they move to the shared cache.
@@ -135,10 +185,17 @@ impl NewNodes {
 impl NodeSource for NewNodes {
     async fn get(&self, digest: &ChunkDigest) -> Result<Arc<Node>> {
         let fresh = self.lock().nodes.get(digest).cloned();
-        match fresh {
-            Some(node) => Ok(node),
-            None => self.shared.get(digest).await,
+        if let Some(node) = fresh {
+            return Ok(node);
         }
+        if self.is_lost(digest) {
+            return Err(Error::corrupt(format!("map node {digest} is lost")));
+        }
+        let node = self.shared.get(digest).await?;
+        if let (Some(mut met), Node::Inner { .. }) = (self.met(), &*node) {
+            met.entry(*digest).or_insert(false);
+        }
+        Ok(node)
     }
 }
 
@@ -150,13 +207,11 @@ impl NodeStore for NewNodes {
         if self.lock().nodes.contains_key(&digest) {
             return Ok(digest);
         }
-        let known = self
-            .shared
-            .reader
-            .index
-            .locate(Content::Node, &[digest])
-            .await?;
-        if known.iter().all(Option::is_none) {
+        if !self.is_held(&digest).await? {
+            if let Some(mut met) = self.met() {
+                // Here it is again.
+                met.insert(digest, false);
+            }
             let mut fresh = self.lock();
             fresh.bytes += frame.header.frame_length();
             if fresh.nodes.insert(digest, Arc::new(node)).is_none() {
@@ -164,5 +219,14 @@ impl NodeStore for NewNodes {
             }
         }
         Ok(digest)
+    }
+
+    fn lose(&self, digest: &ChunkDigest) -> bool {
+        self.met()
+            .is_some_and(|mut met| *met.entry(*digest).or_insert(true))
+    }
+
+    fn is_lost(&self, digest: &ChunkDigest) -> bool {
+        self.met().is_some_and(|met| met.get(digest) == Some(&true))
     }
 }

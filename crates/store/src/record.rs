@@ -38,6 +38,7 @@ pub(crate) struct UnfinishedEntry {
     pub(crate) snapshot: SnapshotId,
     pub(crate) base: Option<PointId>,
     pub(crate) kind: PointKind,
+    pub(crate) verify: bool,
     pub(crate) streams: Vec<UnfinishedStream>,
     pub(crate) bytes_added: u64,
     #[serde(default)]

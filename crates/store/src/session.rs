@@ -2,24 +2,25 @@
 //! in runs, the image's map grows beside the committed ones, and nothing is
 //! visible before the commit.
 
+mod losses;
+mod names;
 mod own_chunks;
 mod replica_writer;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
 use backstop_core::{
-    ChunkDigest, Deduplication, Error, ErrorKind, PieceContent, RegionAddress, RegionMap,
-    RegionUpdate, Result, SliceContent, StoreBegin, VerifiedChunk, region_count,
+    ChunkDigest, Error, PointKind, RegionAddress, RegionMap, Result, StoreBegin, region_count,
 };
 use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLock};
 
 use crate::map::tree::{ImageMap, NodeSource, as_leaf};
 use crate::nodes::NewNodes;
-use crate::pack::frame::{Content, PlainFrame};
+use crate::pack::frame::PlainFrame;
 use crate::pack::name::PackKind;
 use crate::record::{UnfinishedEntry, UnfinishedStream};
 use crate::vault::Vault;
@@ -80,6 +81,11 @@ pub(crate) struct Session {
     resume: Vec<AtomicU64>,
     writing: Writing,
     own: SyncMutex<OwnChunks>,
+    /// Where each image stood when it began: what lies before was dealt with
+    /// by an earlier run.
+    from: Vec<u64>,
+    /// Maps were found damaged: what the replica held is unknown there.
+    maps_lost: AtomicBool,
     /// Held for reading while frames are on their way to a pack.
     appends: Arc<RwLock<()>>,
     state: Mutex<State>,
@@ -133,6 +139,8 @@ pub(crate) struct Start {
     pub(crate) maps: Vec<ImageMap>,
     pub(crate) next: Vec<u64>,
     pub(crate) added: Added,
+    /// The maps of the base are damaged, and `maps` are holes instead.
+    pub(crate) maps_lost: bool,
 }
 
 /// A session's content, ready to be committed.
@@ -147,7 +155,8 @@ impl Session {
     pub(crate) async fn new(vault: Arc<Vault>, begin: StoreBegin, start: Start) -> Result<Self> {
         // Counted before anything is found in a pack under way.
         let failures = vault.writer()?.failures_before().await;
-        let nodes = NewNodes::new(Arc::clone(&vault.nodes));
+        let is_check = begin.kind == PointKind::ConsistencyCheck;
+        let nodes = NewNodes::new(Arc::clone(&vault.nodes), is_check);
         let mut streams = Vec::with_capacity(begin.streams.len());
         for ((map, next), spec) in start.maps.into_iter().zip(start.next).zip(&begin.streams) {
             let map = if map.length == spec.length {
@@ -161,10 +170,9 @@ impl Session {
                 next,
             });
         }
-        let resume = streams
-            .iter()
-            .map(|stream| AtomicU64::new(stream.next))
-            .collect();
+        let from: Vec<u64> = streams.iter().map(|stream| stream.next).collect();
+        let resume = from.iter().copied().map(AtomicU64::new).collect();
+        let maps_lost = (start.maps_lost || nodes.has_losses()).into();
         let mut state = State {
             streams,
             run: Vec::new(),
@@ -184,6 +192,8 @@ impl Session {
             begin,
             nodes,
             resume,
+            from,
+            maps_lost,
             own: SyncMutex::default(),
             appends: Arc::default(),
             state: Mutex::new(state),
@@ -231,84 +241,6 @@ impl Session {
             Some(digest) => Ok(as_leaf(&*self.nodes.get(&digest).await?)?.clone()),
             None => Ok(RegionMap::new()),
         }
-    }
-
-    /// Whether this synchronization may name a chunk in a region without
-    /// sending it.
-    fn may_name(&self, region: &HashSet<ChunkDigest>, digest: &ChunkDigest) -> bool {
-        region.contains(digest)
-            || self
-                .own
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .contains(digest)
-    }
-
-    /// The plain lengths of chunks that are stored or wait to be.
-    async fn lengths(&self, digests: &[ChunkDigest]) -> Result<Vec<Option<u32>>> {
-        let located = self.vault.index.locate(Content::Chunk, digests).await?;
-        let state = self.state.lock().await;
-        let length = |(digest, location): (&ChunkDigest, Option<crate::pack::index::Location>)| {
-            location
-                .map(|l| l.plain_length)
-                .or_else(|| state.queued.get(digest).copied())
-        };
-        Ok(digests.iter().zip(located).map(length).collect())
-    }
-
-    /// Checks that every chunk a piece names is known and long enough.
-    async fn check_names(&self, map: &RegionMap, update: &RegionUpdate) -> Result<()> {
-        let sent: HashMap<ChunkDigest, u32> = update
-            .chunks
-            .iter()
-            .map(|chunk| (chunk.digest(), chunk.length()))
-            .collect();
-        let mut wanted: HashMap<ChunkDigest, u32> = HashMap::new();
-        for piece in &update.pieces {
-            if let PieceContent::Data(SliceContent::Chunk { digest, skip }) = piece.content {
-                let end = skip.saturating_add(piece.length);
-                match sent.get(&digest) {
-                    Some(length) if end <= *length => {}
-                    Some(_) => return Err(too_short(&digest)),
-                    None => {
-                        let known = wanted.entry(digest).or_default();
-                        *known = end.max(*known);
-                    }
-                }
-            }
-        }
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        let own = chunks_of(map);
-        let digests: Vec<_> = wanted.keys().copied().collect();
-        if self.begin.deduplication == Deduplication::OwnReplica {
-            // Before the index is asked: even the time that takes would tell
-            // what others have stored.
-            if let Some(digest) = digests.iter().find(|digest| !self.may_name(&own, digest)) {
-                return Err(not_known(digest));
-            }
-        }
-        for (digest, length) in digests.iter().zip(self.lengths(&digests).await?) {
-            match length {
-                Some(length) if wanted[digest] <= length => {}
-                Some(_) => return Err(too_short(digest)),
-                None => return Err(not_known(digest)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Which of the sent chunks the vault lacks, each once.
-    async fn lacking(&self, chunks: Vec<VerifiedChunk>) -> Result<Vec<VerifiedChunk>> {
-        let digests: Vec<_> = chunks.iter().map(VerifiedChunk::digest).collect();
-        let known = self.lengths(&digests).await?;
-        let mut seen = HashSet::new();
-        let lacking = chunks
-            .into_iter()
-            .zip(known)
-            .filter(|(chunk, known)| known.is_none() && seen.insert(chunk.digest()));
-        Ok(lacking.map(|(chunk, _)| chunk).collect())
     }
 
     /// Says that frames are on their way to a pack, until it is dropped.
@@ -366,14 +298,30 @@ impl Session {
         }
     }
 
+    /// Folds the written regions of an image into its tree.
+    async fn fold(&self, state: &mut State, stream: usize) -> Result<()> {
+        let stream = &mut state.streams[stream];
+        if stream.leaves.is_empty() {
+            return Ok(());
+        }
+        match stream.map.with_leaves(&stream.leaves, &self.nodes).await {
+            Ok(map) => {
+                stream.map = map;
+                stream.leaves.clear();
+                Ok(())
+            }
+            Err(error) => Err(self.damaged(state, error).await),
+        }
+    }
+
     /// Folds all written regions into the trees and appends everything that
     /// waits: when the packs are finished, all of it is durable.
     pub(crate) async fn settle(&self) -> Result<Settled> {
         let (run, hold) = {
             let mut state = self.state.lock().await;
             self.check(&state)?;
-            for stream in &mut state.streams {
-                fold(stream, &self.nodes).await?;
+            for stream in 0..state.streams.len() {
+                self.fold(&mut state, stream).await?;
             }
             // Before the run is taken: a caller that goes away while this waits
             // must leave it where it is.
@@ -444,6 +392,7 @@ impl Session {
             snapshot: self.begin.snapshot,
             base: self.begin.base,
             kind: self.begin.kind,
+            verify: self.begin.verify,
             streams: streams
                 .map(|((spec, map), next_region)| UnfinishedStream {
                     name: spec.name.clone(),
@@ -463,38 +412,9 @@ fn plain_bytes(frames: &[PlainFrame]) -> u64 {
     lengths.sum()
 }
 
-async fn fold(stream: &mut Stream, nodes: &NewNodes) -> Result<()> {
-    if !stream.leaves.is_empty() {
-        stream.map = stream.map.with_leaves(&stream.leaves, nodes).await?;
-        stream.leaves.clear();
-    }
-    Ok(())
-}
-
-fn chunks_of(map: &RegionMap) -> HashSet<ChunkDigest> {
-    map.slices()
-        .iter()
-        .filter_map(|slice| match slice.content {
-            SliceContent::Chunk { digest, .. } => Some(digest),
-            SliceContent::Unreadable => None,
-        })
-        .collect()
-}
-
-fn not_known(digest: &ChunkDigest) -> Error {
-    Error::new(
-        ErrorKind::ChunkMissing,
-        format!("chunk {digest} is not known to this synchronization; send it"),
-    )
-}
-
 fn too_many(what: &str, at: &RegionAddress) -> Error {
     Error::invalid_input(format!(
         "region {} has more than {MOST_SLICES} {what}",
         at.region.0
     ))
-}
-
-fn too_short(digest: &ChunkDigest) -> Error {
-    Error::invalid_input(format!("a piece reaches past the end of chunk {digest}"))
 }

@@ -145,6 +145,7 @@ impl ProtectionService for TestService {
                 Plan::ExpressFull => PointKind::ExpressFull,
                 Plan::Check { .. } => PointKind::ConsistencyCheck,
             },
+            verify: true,
         };
         Ok(Arc::new(TestSynchronization {
             plan,
@@ -165,7 +166,10 @@ impl ProtectionService for TestService {
                 unfinished.is_some_and(|it| it.synchronization == commit.synchronization)
             });
             let before = before.map_or(ReplicaState::Pending, |replica| replica.state);
-            let event = ReplicaEvent::Committed(commit.facts.kind);
+            let event = ReplicaEvent::Committed {
+                kind: commit.facts.kind,
+                verified: true,
+            };
             points.push(NewPoint {
                 synchronization: commit.synchronization,
                 id,

@@ -154,7 +154,7 @@ impl Vault {
                     "synchronization {id} was begun for other images of the same snapshot"
                 )));
             }
-            if work.begin.kind == begin.kind {
+            if (work.begin.kind, work.begin.verify) == (begin.kind, begin.verify) {
                 return Ok(work.run);
             }
         }

@@ -83,6 +83,7 @@ impl ReplicaWriter for MemoryWriter {
             start: slice.start,
             length: slice.length,
             digest: slice_digest(&vault.chunks, slice.content, slice.length),
+            is_unreadable: slice.content == SliceContent::Unreadable,
         });
         Ok(slices.collect())
     }

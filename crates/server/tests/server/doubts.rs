@@ -7,7 +7,7 @@ use backstop_core::{
 };
 use backstop_server::RestoreOptions;
 
-use crate::rig::{Rig, name};
+use crate::rig::{Rig, address, name};
 
 const LENGTH: u64 = 200_000;
 
@@ -114,4 +114,94 @@ async fn damage_of_what_is_no_head_is_no_doubt() {
     assert_eq!(state(&rig).await, ReplicaState::Consistent);
     assert!(image.read(ByteOffset(0), ByteCount(LENGTH)).await.is_err());
     assert_eq!(state(&rig).await, ReplicaState::Consistent, "noted before");
+}
+
+/// Only a check that reads what is stored can tell that it is whole.
+#[tokio::test]
+async fn a_check_that_trusts_names_does_not_end_doubt_about_stored_data() {
+    let rig = Rig::new().await;
+    let head = rig
+        .protect("vm", LENGTH, None, &[(0, &rig.bytes(200_000))])
+        .await;
+    // Begun before the damage was found.
+    let check = rig.request("vm", LENGTH, None);
+    rig.begin(&check).await;
+    damage(&rig, &head);
+    let image = rig.server.open(head.id).await.unwrap();
+    assert!(image.read(ByteOffset(0), ByteCount(LENGTH)).await.is_err());
+    assert_eq!(state(&rig).await, damaged(&rig));
+    rig.commit(&check, PointKind::ConsistencyCheck)
+        .await
+        .unwrap();
+    assert_eq!(state(&rig).await, damaged(&rig));
+
+    let check = rig.request("vm", LENGTH, None);
+    rig.begin(&check).await;
+    rig.commit(&check, PointKind::ConsistencyCheck)
+        .await
+        .unwrap();
+    assert_eq!(state(&rig).await, ReplicaState::Consistent);
+}
+
+/// What was verified before may be what is damaged now.
+#[tokio::test]
+async fn damage_that_is_found_during_a_check_asks_for_another() {
+    let rig = Rig::new().await;
+    let head = rig
+        .protect("vm", LENGTH, None, &[(0, &rig.bytes(200_000))])
+        .await;
+    rig.server.request_check(&name("vm")).await.unwrap();
+    let check = rig.request("vm", LENGTH, None);
+    rig.begin(&check).await;
+    damage(&rig, &head);
+    let image = rig.server.open(head.id).await.unwrap();
+    assert!(image.read(ByteOffset(0), ByteCount(LENGTH)).await.is_err());
+    // Beginning it again forgets nothing.
+    rig.begin(&check).await;
+    rig.commit(&check, PointKind::ConsistencyCheck)
+        .await
+        .unwrap();
+    assert_ne!(state(&rig).await, ReplicaState::Consistent);
+}
+
+/// A head whose maps are damaged can't be the base of an express full, and must
+/// not stay one that nothing can be begun on.
+#[tokio::test]
+async fn a_base_that_is_damaged_is_checked() {
+    for operation in [
+        Operation::StoreOpen,
+        Operation::StoreBegin,
+        Operation::WriterCompare,
+        Operation::StoreCommit,
+    ] {
+        let rig = Rig::new().await;
+        let head = rig
+            .protect("vm", LENGTH, None, &[(0, &rig.bytes(200_000))])
+            .await;
+        rig.faults
+            .inject_next(operation, Effect::Fail(ErrorKind::Corrupt));
+        if operation == Operation::StoreOpen {
+            assert!(rig.server.open(head.id).await.is_err());
+        }
+        let request = rig.request("vm", LENGTH, Some(head.id));
+        let begun = rig.begin(&request).await;
+        let failed = match operation {
+            Operation::WriterCompare => begun.slices(&address(0)).await.map(drop),
+            Operation::StoreCommit => {
+                let kind = PointKind::ExpressFull;
+                rig.commit(&request, kind).await.map(drop)
+            }
+            _ => {
+                assert!(matches!(begun.plan(), Plan::Check { .. }), "{operation:?}");
+                Ok(())
+            }
+        };
+        if let Err(error) = failed {
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            let again = rig.request("vm", LENGTH, Some(head.id));
+            let begun = rig.begin(&again).await;
+            assert!(matches!(begun.plan(), Plan::Check { .. }), "{operation:?}");
+        }
+        assert_eq!(state(&rig).await, damaged(&rig), "{operation:?}");
+    }
 }

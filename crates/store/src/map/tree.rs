@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use backstop_core::{
-    ByteCount, ChunkDigest, Error, REGION_LENGTH, RegionIndex, RegionMap, Result, region_count,
+    ByteCount, ChunkDigest, Error, ErrorKind, REGION_LENGTH, RegionIndex, RegionMap, Result,
+    region_count,
 };
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,22 @@ pub(crate) trait NodeSource: Send + Sync {
 pub(crate) trait NodeStore: NodeSource {
     /// Adds a node and gives its name.
     async fn put(&self, node: Node) -> Result<ChunkDigest>;
+
+    /// Declares an unreadable node lost: what is below it counts as holes from
+    /// now on. Refused, by false, unless all of that is still to be compared.
+    fn lose(&self, digest: &ChunkDigest) -> bool;
+
+    /// Whether a node was declared lost.
+    fn is_lost(&self, digest: &ChunkDigest) -> bool;
+}
+
+/// A subtree whose root can't be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Loss {
+    pub(crate) root: ChunkDigest,
+    pub(crate) level: u8,
+    /// The first region below it.
+    pub(crate) first: u64,
 }
 
 /// The map of one image: its length and the root of its tree.
@@ -87,6 +104,31 @@ impl ImageMap {
         Ok(found)
     }
 
+    /// What keeps a region from being read, if something does.
+    pub(crate) async fn loss(
+        &self,
+        region: RegionIndex,
+        nodes: &dyn NodeSource,
+    ) -> Result<Option<Loss>> {
+        let mut found = self.root;
+        for level in (0..=height(self.length)).rev() {
+            let Some(root) = found else { break };
+            let node = match nodes.get(&root).await {
+                Ok(node) => node,
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    let first = region.0 - region.0 % span(level);
+                    return Ok(Some(Loss { root, level, first }));
+                }
+                Err(error) => return Err(error),
+            };
+            if level > 0 {
+                let place = region.0 / span(level - 1) % FAN_OUT;
+                found = as_inner(&node, level)?[usize::try_from(place).unwrap_or(0)];
+            }
+        }
+        Ok(None)
+    }
+
     /// The map with other leaves for some regions; none makes a region a hole.
     /// Reads and writes only nodes above those regions.
     pub(crate) async fn with_leaves(
@@ -115,7 +157,10 @@ impl ImageMap {
         }
         for level in (to + 1..=from).rev() {
             if let Some(digest) = root {
-                root = as_inner(&*nodes.get(&digest).await?, level)?[0];
+                root = match nodes.get(&digest).await {
+                    Err(error) if is_lost(&error, &digest, nodes) => None,
+                    node => as_inner(&*node?, level)?[0],
+                };
             }
         }
         if length < self.length {
@@ -125,10 +170,15 @@ impl ImageMap {
     }
 }
 
+/// Whether a node that can't be read may be done without.
+fn is_lost(error: &Error, digest: &ChunkDigest, nodes: &dyn NodeStore) -> bool {
+    error.kind() == ErrorKind::Corrupt && nodes.lose(digest)
+}
+
 type Boxed<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
 fn apply<'a>(
-    root: Option<ChunkDigest>,
+    mut root: Option<ChunkDigest>,
     level: u8,
     first: u64,
     changes: &'a [(u64, Option<ChunkDigest>)],
@@ -146,6 +196,11 @@ fn apply<'a>(
             };
         }
         let mut children = match root {
+            // It must not be kept, even if nothing is put in its place.
+            Some(digest) if nodes.is_lost(&digest) => {
+                root = None;
+                no_children()
+            }
             Some(digest) => Box::new(*as_inner(&*nodes.get(&digest).await?, level)?),
             None => no_children(),
         };
@@ -199,7 +254,10 @@ fn cut(
         if start.0 >= length.0 {
             return Ok(None);
         }
-        let node = nodes.get(&digest).await?;
+        let node = match nodes.get(&digest).await {
+            Err(error) if is_lost(&error, &digest, nodes) => return Ok(None),
+            node => node?,
+        };
         if level == 0 {
             let mut map = as_leaf(&node)?.clone();
             map.truncate(u32::try_from(length.0 - start.0).unwrap_or(REGION_LENGTH));

@@ -26,6 +26,9 @@ const QUESTIONS: usize = 8;
 /// How many packs' names and keys are remembered.
 const PACKS_REMEMBERED: usize = 4096;
 
+/// How many frames are remembered as bad.
+const BAD_REMEMBERED: usize = 32 << 10;
+
 /// Where a frame stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Location {
@@ -122,6 +125,40 @@ struct State {
     pending: HashMap<(Content, ChunkDigest), Location>,
     tables: Tables,
     packs: HashMap<u64, Arc<Pack>>,
+    bad: Bad,
+}
+
+impl State {
+    fn is_bad(&self, content: Content, digest: &ChunkDigest) -> bool {
+        let frame = (content, *digest);
+        self.bad.frames.contains(&frame) && !self.pending.contains_key(&frame)
+    }
+}
+
+/// Frames that could not be read where the catalog says that they stand, the
+/// oldest forgotten first: what is found is sent again at once, so that few wait.
+#[derive(Debug, Default)]
+struct Bad {
+    frames: HashSet<(Content, ChunkDigest)>,
+    order: VecDeque<(Content, ChunkDigest)>,
+}
+
+impl Bad {
+    fn insert(&mut self, frame: (Content, ChunkDigest)) {
+        if self.frames.insert(frame) {
+            self.order.push_back(frame);
+            if self.order.len() > BAD_REMEMBERED
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.frames.remove(&oldest);
+            }
+        }
+    }
+
+    /// Its place in the order stays: that costs at worst a mark too early.
+    fn remove(&mut self, frame: &(Content, ChunkDigest)) {
+        self.frames.remove(frame);
+    }
 }
 
 impl Index {
@@ -135,6 +172,7 @@ impl Index {
             pending: HashMap::new(),
             tables: Tables::new(table_bytes),
             packs: HashMap::new(),
+            bad: Bad::default(),
         };
         Self {
             catalog,
@@ -174,9 +212,26 @@ impl Index {
             }
         }
         if let Some(pack) = durable {
+            // The new copy took the place of a bad one.
+            for entry in &entries {
+                state.bad.remove(&(entry.header.content, entry.digest));
+            }
             state.packs.insert(number, pack);
             state.tables.insert(number, entries);
         }
+    }
+
+    /// Remembers that a frame can't be read: it counts as not held until
+    /// another copy of it is stored.
+    pub(crate) fn mark_bad(&self, content: Content, digest: &ChunkDigest) {
+        tracing::warn!(?content, %digest, "a frame is damaged or gone");
+        self.lock().bad.insert((content, *digest));
+    }
+
+    /// Whether a frame is known to be unreadable, and no other copy of it is
+    /// under way.
+    pub(crate) fn is_bad(&self, content: Content, digest: &ChunkDigest) -> bool {
+        self.lock().is_bad(content, digest)
     }
 
     /// Whether any of these frames stands in a pack that is not durable yet.
@@ -212,7 +267,7 @@ impl Index {
     }
 
     /// Where each of these frames stands, be it in a pack that is not durable
-    /// yet; none for those that the vault does not hold.
+    /// yet; none for those that the vault does not hold, or no longer can give.
     pub(crate) async fn locate(
         &self,
         content: Content,
@@ -241,6 +296,10 @@ impl Index {
     ) -> Result<Vec<Option<Location>>> {
         let mut found = vec![None; digests.len()];
         let mut missing: Vec<usize> = (0..digests.len()).collect();
+        if pending {
+            let state = self.lock();
+            missing.retain(|at| !state.is_bad(content, &digests[*at]));
+        }
         loop {
             {
                 let state = self.lock();
@@ -258,26 +317,51 @@ impl Index {
                 return Ok(found);
             }
             let asked: Vec<usize> = missing.drain(..missing.len().min(QUESTIONS)).collect();
-            let questions = asked.iter().map(|at| {
-                let key = self.catalog.chunk_key(content, &digests[*at]);
-                async move { self.catalog.get(&key).await }
-            });
-            let answers = try_join_all(questions).await?;
-            let mut packs = HashSet::new();
-            for (at, value) in asked.into_iter().zip(answers) {
-                if let Some(value) = value {
-                    let location = Location::decode(&value)?;
-                    packs.insert(location.pack);
-                    found[at] = Some(location);
-                }
-            }
-            for number in packs {
-                self.load_table(number).await;
+            let sought: Vec<_> = asked.iter().map(|at| digests[*at]).collect();
+            let answers = self.ask(content, &sought).await?;
+            for (at, answer) in asked.into_iter().zip(answers) {
+                found[at] = answer;
             }
             if missing.is_empty() {
                 return Ok(found);
             }
         }
+    }
+
+    /// Where each of these frames stands by the catalog alone. A table may
+    /// still tell a copy that another one has replaced since.
+    pub(crate) async fn locate_indexed(
+        &self,
+        content: Content,
+        digests: &[ChunkDigest],
+    ) -> Result<Vec<Option<Location>>> {
+        let mut found = Vec::with_capacity(digests.len());
+        for sought in digests.chunks(QUESTIONS) {
+            found.extend(self.ask(content, sought).await?);
+        }
+        Ok(found)
+    }
+
+    /// Asks the catalog, and loads the tables of the packs that it names.
+    async fn ask(
+        &self,
+        content: Content,
+        digests: &[ChunkDigest],
+    ) -> Result<Vec<Option<Location>>> {
+        let questions = digests.iter().map(|digest| {
+            let key = self.catalog.chunk_key(content, digest);
+            async move { self.catalog.get(&key).await }
+        });
+        let answers = try_join_all(questions).await?;
+        let found = answers
+            .into_iter()
+            .map(|value| value.map(|value| Location::decode(&value)).transpose())
+            .collect::<Result<Vec<_>>>()?;
+        let packs: HashSet<u64> = found.iter().flatten().map(|at| at.pack).collect();
+        for number in packs {
+            self.load_table(number).await;
+        }
+        Ok(found)
     }
 
     /// Loads a pack's table, best effort: frames are found without it.
@@ -352,7 +436,14 @@ impl Tables {
         }
         self.held += entries.len() * ENTRY_WEIGHT;
         for (at, entry) in (0..).zip(&entries) {
-            self.places.insert(start_of(&entry.digest), (number, at));
+            let place = self
+                .places
+                .entry(start_of(&entry.digest))
+                .or_insert((number, at));
+            // The newer copy: it may have been made because the other is bad.
+            if place.0 <= number {
+                *place = (number, at);
+            }
         }
         self.tables.insert(number, entries);
         self.order.push_back(number);
@@ -400,6 +491,34 @@ mod tests {
             offset: u64::from(number),
             header,
         }
+    }
+
+    /// The other one may be bad; whichever table is loaded last.
+    #[test]
+    fn of_two_copies_the_newer_is_found() {
+        for packs in [[3, 7], [7, 3]] {
+            let mut tables = Tables::new(40 * ENTRY_WEIGHT);
+            for number in packs {
+                tables.insert(number, vec![entry(1)]);
+            }
+            let found = tables.find(Content::Chunk, &entry(1).digest);
+            assert_eq!(found, Some(Location::of(7, &entry(1))));
+        }
+    }
+
+    #[test]
+    fn bad_frames_are_remembered_within_bounds() {
+        let mut bad = Bad::default();
+        let frame = |number: usize| (Content::Chunk, ChunkDigest::of(&number.to_le_bytes()));
+        for number in 0..BAD_REMEMBERED + 10 {
+            bad.insert(frame(number));
+            if number % 3 == 0 {
+                bad.remove(&frame(number));
+            }
+        }
+        assert!(bad.frames.len() <= BAD_REMEMBERED && bad.order.len() <= BAD_REMEMBERED);
+        assert!(!bad.frames.contains(&frame(1)));
+        assert!(bad.frames.contains(&frame(BAD_REMEMBERED + 9)));
     }
 
     proptest! {

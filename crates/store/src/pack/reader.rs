@@ -97,6 +97,28 @@ impl PackReader {
         Ok(found)
     }
 
+    /// Where frames stand that could not be read where they were found, by the
+    /// catalog alone: another copy may have taken the place of a bad one.
+    pub(crate) async fn relocate(
+        &self,
+        content: Content,
+        digests: &[ChunkDigest],
+    ) -> Result<Vec<Option<Location>>> {
+        if let Some(writer) = &self.writer
+            && self.index.any_pending(content, digests)
+            && let Err(error) = writer.finish_all().await
+        {
+            // Told to who wrote it.
+            tracing::debug!(%error, "a pack could not be finished");
+        }
+        self.index.locate_indexed(content, digests).await
+    }
+
+    /// Drops what was read before, so that it is read from the store again.
+    pub(crate) fn forget_cached(&self) {
+        self.windows.invalidate_all();
+    }
+
     /// Groups frames into requests.
     pub(crate) async fn spans(&self, frames: &[Location]) -> Result<Vec<Span>> {
         let mut order: Vec<usize> = (0..frames.len()).collect();
@@ -148,18 +170,37 @@ impl PackReader {
             .await
             .and_then(|sealed| open_content(content, digest, location, pack, sealed, codecs));
         match first {
-            // It may have been damaged only on its way here, and the window
-            // would keep the damage: the store is asked once more.
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                for number in windows_of(location) {
-                    self.windows.invalidate(&(location.pack, number));
+                let again = self.read_again(content, digest, location, codecs).await;
+                if let Err(error) = &again
+                    && error.kind() == ErrorKind::Corrupt
+                {
+                    self.index.mark_bad(content, digest);
                 }
-                let range = location.offset..location.end();
-                let sealed = self.read(pack, range).await?;
-                open_content(content, digest, location, pack, sealed, codecs)
+                again
             }
             first => first,
         }
+    }
+
+    /// Reads once more what was damaged: maybe only on its way here, and the
+    /// window would keep the damage; and there may be another copy.
+    async fn read_again(
+        &self,
+        content: Content,
+        digest: &ChunkDigest,
+        location: Location,
+        codecs: &Codecs,
+    ) -> Result<Vec<u8>> {
+        for number in windows_of(location) {
+            self.windows.invalidate(&(location.pack, number));
+        }
+        let found = self.relocate(content, std::slice::from_ref(digest)).await?;
+        let location = found.into_iter().flatten().next().unwrap_or(location);
+        let pack = &*self.index.pack(location.pack).await?;
+        let range = location.offset..location.end();
+        let sealed = self.read(pack, range).await?;
+        open_content(content, digest, location, pack, sealed, codecs)
     }
 
     /// Reads a range of a pack that the catalog names.

@@ -10,7 +10,8 @@ use backstop_core::{
 };
 use bytes::Bytes;
 
-use super::{MOST_SLICES, NODE_RUN, RUN, Session, chunks_of, fold, too_many};
+use super::names::chunks_of;
+use super::{MOST_SLICES, NODE_RUN, RUN, Session, too_many};
 use crate::commit::chunk_frame;
 use crate::map::node::Node;
 use crate::map::tree::NodeStore;
@@ -25,7 +26,7 @@ impl ReplicaWriter for Session {
     async fn needed(&self, at: &RegionAddress, digests: &[ChunkDigest]) -> Result<Vec<bool>> {
         if self.begin.deduplication == Deduplication::Vault {
             self.check_whole().await?;
-            let lengths = self.lengths(digests).await?;
+            let lengths = self.sound_lengths(digests).await?;
             return Ok(lengths.iter().map(Option::is_none).collect());
         }
         let region = chunks_of(&self.region(at).await?);
@@ -94,7 +95,7 @@ impl ReplicaWriter for Session {
             let stream = &mut state.streams[update.at.stream];
             stream.leaves.insert(update.at.region.0, leaf);
             if stream.leaves.len() >= self.writing.0.leaves_each() {
-                fold(stream, &self.nodes).await?;
+                self.fold(&mut state, update.at.stream).await?;
             }
             if state.run_bytes >= RUN {
                 // Before the run is taken: a caller that goes away while this
@@ -124,9 +125,9 @@ impl ReplicaWriter for Session {
     }
 
     async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>> {
-        let map = self.region(at).await?;
+        let map = self.region_to_compare(at).await?;
         self.flush_for(&map).await?;
-        crate::check::slices(&self.vault, &map).await
+        crate::check::slices(&self.vault, &map, self.begin.verify).await
     }
 
     async fn block_digests(

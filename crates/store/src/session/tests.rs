@@ -4,9 +4,10 @@ use std::pin::pin;
 use std::task::Poll;
 
 use backstop_core::{
-    ByteCount, ByteOffset, Codecs, HashedChunk, NewPoint, Piece, PointFacts, PointId, PointKind,
-    RecoveryStore, RegionIndex, ReplicaState, ReplicaWriter, SnapshotId, SourceName, StreamName,
-    StreamSpec, SynchronizationId, Timestamp,
+    ByteCount, ByteOffset, Codecs, Deduplication, ErrorKind, HashedChunk, NewPoint, Piece,
+    PieceContent, PointFacts, PointId, RecoveryStore, RegionIndex, RegionUpdate, ReplicaState,
+    ReplicaWriter, SliceContent, SnapshotId, SourceName, StreamName, StreamSpec, SynchronizationId,
+    Timestamp,
 };
 
 use super::*;
@@ -38,6 +39,7 @@ async fn session_of(store: &DedupStore, streams: usize, length: u64) -> Arc<Sess
         base: None,
         deduplication: Deduplication::OwnReplica,
         kind: PointKind::Initial,
+        verify: false,
     };
     store.begin(begin).await.unwrap();
     store.vault.session(id).unwrap()

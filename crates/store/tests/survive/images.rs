@@ -77,6 +77,7 @@ impl Machine {
             base: self.head,
             deduplication: Deduplication::OwnReplica,
             kind: kind(self.head),
+            verify: false,
         }
     }
 

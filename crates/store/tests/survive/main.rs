@@ -18,6 +18,7 @@ mod faults;
 mod fencing;
 mod full;
 mod growth;
+mod healing;
 mod history;
 mod images;
 mod keys;

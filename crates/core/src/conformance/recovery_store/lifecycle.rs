@@ -151,6 +151,31 @@ pub(super) async fn another_kind_starts_over(rig: &mut Rig) {
     rig.head_holds(&source).await;
 }
 
+pub(super) async fn verifying_starts_over(rig: &mut Rig) {
+    let mut source = Source::new("vm", 3 * REGION);
+    rig.initial(&mut source).await;
+    let mut begin = rig.request(&source);
+    begin.kind = PointKind::ConsistencyCheck;
+    let trusting = rig.resume(begin.clone()).await;
+    let told = trusting.writer.progress(0, RegionIndex(2)).await;
+    claim::succeeds(told, "progress is taken");
+    begin.verify = true;
+    let verifying = rig.resume(begin).await;
+    claim::equal(
+        &verifying.writer.resume_at(0),
+        &RegionIndex(0),
+        "nothing is skipped that was compared without being verified",
+    );
+    claim::fails(
+        trusting.writer.progress(0, RegionIndex(3)).await,
+        ErrorKind::Conflict,
+        "what started over ends the writers it had",
+    );
+    super::comparison::slices_tell(&verifying, 0, source.model(0)).await;
+    rig.commit(&mut source, &verifying).await;
+    rig.head_holds(&source).await;
+}
+
 pub(super) async fn a_synchronization_stays_on_its_snapshot(rig: &mut Rig) {
     let source = Source::new("vm", 50_000);
     let run = rig.begin(&source).await;

@@ -5,6 +5,7 @@ mod chunks;
 mod commits;
 mod comparison;
 mod content;
+mod healing;
 mod lifecycle;
 mod random;
 mod rig;
@@ -12,7 +13,7 @@ mod upkeep;
 
 use std::sync::Arc;
 
-use crate::{Maintenance, RecoveryStore};
+use crate::{Maintenance, RecoveryPoint, RecoveryStore};
 use rig::Rig;
 
 /// What the suite checks: a vault with its maintenance.
@@ -51,6 +52,7 @@ pub async fn recovery_store(make: impl AsyncFn() -> Arc<dyn StoreUnderTest>) {
         lifecycle::an_interrupted_synchronization_continues,
         lifecycle::a_suspended_synchronization_continues,
         lifecycle::another_kind_starts_over,
+        lifecycle::verifying_starts_over,
         lifecycle::a_synchronization_stays_on_its_snapshot,
         lifecycle::an_abort_leaves_the_replica_as_it_was,
         lifecycle::a_second_begin_gives_up_the_first,
@@ -95,4 +97,20 @@ pub async fn recovery_store_by_seed(make: impl AsyncFn() -> Arc<dyn StoreUnderTe
         seed,
     ))
     .await;
+}
+
+/// Checks that a verifying check heals damage: of the replica's head and, through the
+/// chunks that they share, of its older points.
+///
+/// `make` gives an empty store; `damage` makes unreadable all chunks that it
+/// holds of the point's images by then.
+///
+/// # Panics
+/// At the first broken clause, naming it.
+pub async fn recovery_store_heals(
+    make: impl AsyncFn() -> Arc<dyn StoreUnderTest>,
+    damage: impl AsyncFn(&RecoveryPoint),
+) {
+    let rig = &mut Rig::new(make().await);
+    Box::pin(healing::a_check_heals_damage(rig, &damage)).await;
 }

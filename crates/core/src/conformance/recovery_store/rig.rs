@@ -118,6 +118,7 @@ impl Rig {
                 None => PointKind::Initial,
                 Some(_) => PointKind::ExpressFull,
             },
+            verify: false,
         }
     }
 

@@ -1,6 +1,6 @@
 //! The tree against a plain list of regions, and two trees against each other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,6 +19,7 @@ fn length_of(region: u64, image: ByteCount) -> u32 {
 #[derive(Default)]
 struct MemoryNodes {
     nodes: Mutex<HashMap<ChunkDigest, Vec<u8>>>,
+    lost: Mutex<HashSet<ChunkDigest>>,
     reads: AtomicUsize,
 }
 
@@ -32,6 +33,9 @@ impl MemoryNodes {
 impl NodeSource for MemoryNodes {
     async fn get(&self, digest: &ChunkDigest) -> Result<Arc<Node>> {
         self.reads.fetch_add(1, Ordering::Relaxed);
+        if self.is_lost(digest) {
+            return Err(Error::corrupt("a node is lost"));
+        }
         Node::decode(&self.nodes.lock().unwrap()[digest]).map(Arc::new)
     }
 }
@@ -43,6 +47,14 @@ impl NodeStore for MemoryNodes {
         let digest = ChunkDigest::of(&bytes);
         self.nodes.lock().unwrap().insert(digest, bytes);
         Ok(digest)
+    }
+
+    fn lose(&self, digest: &ChunkDigest) -> bool {
+        self.is_lost(digest)
+    }
+
+    fn is_lost(&self, digest: &ChunkDigest) -> bool {
+        self.lost.lock().unwrap().contains(digest)
     }
 }
 

@@ -1,0 +1,84 @@
+//! Damage of stored chunks, and its end by a check.
+
+use super::rig::{Rig, Run, Source, address};
+use crate::conformance::claim;
+use crate::conformance::model::{self, Edit};
+use crate::{
+    ErrorKind, PointId, PointKind, REGION_LENGTH, RecoveryPoint, RegionIndex, region_count,
+};
+
+const REGION: u64 = REGION_LENGTH as u64;
+
+/// How many ranges of a point's only image can't be brought back.
+async fn missing(rig: &Rig, source: &Source, point: PointId) -> usize {
+    let opened = rig.store.open(point, &source.images[0].0).await;
+    let image = claim::succeeds(opened, "an image of a damaged point opens");
+    let length = image.geometry().length;
+    let mut missing = 0;
+    for region in 0..region_count(length) {
+        let range = RegionIndex(region).extent(length);
+        let found = image.recover(range).await;
+        let found = claim::succeeds(found, "a range is recovered around damage");
+        for (range, error) in &found.missing {
+            claim::equal(
+                &error.kind(),
+                &ErrorKind::Corrupt,
+                &format!("what is damaged is told as such ({range})"),
+            );
+        }
+        missing += found.missing.len();
+    }
+    missing
+}
+
+/// How many slices of an image have no digest.
+async fn untold(run: &Run, source: &mut Source) -> usize {
+    let mut untold = 0;
+    for region in 0..region_count(source.model(0).length()) {
+        let slices = run.writer.slices(&address(0, region)).await;
+        for slice in claim::succeeds(slices, "slices are told around damage") {
+            claim::holds(
+                !slice.is_unreadable,
+                "what the source could read is not told as unreadable there",
+            );
+            untold += usize::from(slice.digest.is_none());
+        }
+    }
+    untold
+}
+
+pub(super) async fn a_check_heals_damage(rig: &mut Rig, damage: &impl AsyncFn(&RecoveryPoint)) {
+    let mut source = Source::new("vm", 2 * REGION + 70_000);
+    let data = rig.some_data(&source);
+    let old = rig.protect(&mut source, &data).await;
+    let before = source.clone();
+    let change = [(0, Edit::data(REGION, model::noise(&mut rig.random, 40_000)))];
+    let head = rig.protect(&mut source, &change).await;
+    damage(&old).await;
+    damage(&head).await;
+    claim::holds(
+        missing(rig, &source, old.id).await > 0,
+        "damaged ranges are missing",
+    );
+    let mut begin = rig.request(&source);
+    begin.kind = PointKind::ConsistencyCheck;
+    begin.verify = true;
+    let run = rig.resume(begin).await;
+    claim::holds(
+        untold(&run, &mut source).await > 0,
+        "slices that are damaged have no digest",
+    );
+    for (stream, edit) in data.iter().chain(&change) {
+        run.write(*stream, edit).await;
+    }
+    claim::equal(
+        &untold(&run, &mut source).await,
+        &0,
+        "what was sent again is told",
+    );
+    rig.commit(&mut source, &run).await;
+    rig.head_holds(&source).await;
+    rig.holds(head.id, &source).await;
+    // It shares all but what was written over, and that was sent again too.
+    rig.holds(old.id, &before).await;
+}

@@ -1,0 +1,145 @@
+//! Which chunks a synchronization may name, and which of those that it sends
+//! have to be stored.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use backstop_core::{
+    ChunkDigest, Deduplication, Error, ErrorKind, PieceContent, RegionMap, RegionUpdate, Result,
+    SliceContent, VerifiedChunk,
+};
+
+use super::Session;
+use crate::fetch;
+use crate::pack::frame::Content;
+use crate::pack::index::Location;
+
+impl Session {
+    /// Whether this synchronization may name a chunk in a region without
+    /// sending it. One that is bad has to be sent, which heals it.
+    pub(super) fn may_name(&self, region: &HashSet<ChunkDigest>, digest: &ChunkDigest) -> bool {
+        let own = || {
+            let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+            own.contains(digest)
+        };
+        (region.contains(digest) || own()) && !self.vault.index.is_bad(Content::Chunk, digest)
+    }
+
+    /// The plain lengths of chunks that are stored or wait to be.
+    pub(super) async fn lengths(&self, digests: &[ChunkDigest]) -> Result<Vec<Option<u32>>> {
+        let located = self.vault.index.locate(Content::Chunk, digests).await?;
+        let state = self.state.lock().await;
+        let length = |(digest, location): (&ChunkDigest, Option<Location>)| {
+            location
+                .map(|l| l.plain_length)
+                .or_else(|| state.queued.get(digest).copied())
+        };
+        Ok(digests.iter().zip(located).map(length).collect())
+    }
+
+    /// Checks that every chunk a piece names is known and long enough.
+    pub(super) async fn check_names(&self, map: &RegionMap, update: &RegionUpdate) -> Result<()> {
+        let sent: HashMap<ChunkDigest, u32> = update
+            .chunks
+            .iter()
+            .map(|chunk| (chunk.digest(), chunk.length()))
+            .collect();
+        let mut wanted: HashMap<ChunkDigest, u32> = HashMap::new();
+        for piece in &update.pieces {
+            if let PieceContent::Data(SliceContent::Chunk { digest, skip }) = piece.content {
+                let end = skip.saturating_add(piece.length);
+                match sent.get(&digest) {
+                    Some(length) if end <= *length => {}
+                    Some(_) => return Err(too_short(&digest)),
+                    None => {
+                        let known = wanted.entry(digest).or_default();
+                        *known = end.max(*known);
+                    }
+                }
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let own = chunks_of(map);
+        let digests: Vec<_> = wanted.keys().copied().collect();
+        if self.begin.deduplication == Deduplication::OwnReplica {
+            // Before the index is asked: even the time that takes would tell
+            // what others have stored.
+            if let Some(digest) = digests.iter().find(|digest| !self.may_name(&own, digest)) {
+                return Err(not_known(digest));
+            }
+        }
+        for (digest, length) in digests.iter().zip(self.lengths(&digests).await?) {
+            match length {
+                Some(length) if wanted[digest] <= length => {}
+                Some(_) => return Err(too_short(digest)),
+                None => return Err(not_known(digest)),
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`lengths`](Self::lengths). Where stored data is in doubt, or maps are
+    /// lost, what is stored is read before it is relied on.
+    pub(super) async fn sound_lengths(&self, digests: &[ChunkDigest]) -> Result<Vec<Option<u32>>> {
+        let known = self.lengths(digests).await?;
+        if !self.begin.verify && !self.maps_lost.load(Ordering::Acquire) {
+            return Ok(known);
+        }
+        let stored: Vec<ChunkDigest> = {
+            let state = self.state.lock().await;
+            let index = &self.vault.index;
+            let pairs = digests
+                .iter()
+                .zip(&known)
+                .filter(|(_, known)| known.is_some());
+            pairs
+                .map(|(digest, _)| *digest)
+                .filter(|digest| {
+                    !state.queued.contains_key(digest)
+                        && !index.any_pending(Content::Chunk, &[*digest])
+                })
+                .collect()
+        };
+        if stored.is_empty() {
+            return Ok(known);
+        }
+        fetch::confirm(&self.vault, &stored).await?;
+        self.lengths(digests).await
+    }
+
+    /// Which of the sent chunks the vault lacks, each once.
+    pub(super) async fn lacking(&self, chunks: Vec<VerifiedChunk>) -> Result<Vec<VerifiedChunk>> {
+        let digests: Vec<_> = chunks.iter().map(VerifiedChunk::digest).collect();
+        let known = self.sound_lengths(&digests).await?;
+        let mut seen = HashSet::new();
+        let lacking = chunks
+            .into_iter()
+            .zip(known)
+            .filter(|(chunk, known)| known.is_none() && seen.insert(chunk.digest()));
+        Ok(lacking.map(|(chunk, _)| chunk).collect())
+    }
+}
+
+pub(super) fn chunks_of(map: &RegionMap) -> HashSet<ChunkDigest> {
+    map.slices()
+        .iter()
+        .filter_map(|slice| match slice.content {
+            SliceContent::Chunk { digest, .. } => Some(digest),
+            SliceContent::Unreadable => None,
+        })
+        .collect()
+}
+
+fn not_known(digest: &ChunkDigest) -> Error {
+    Error::new(
+        ErrorKind::ChunkMissing,
+        format!("chunk {digest} is not known to this synchronization; send it"),
+    )
+}
+
+fn too_short(digest: &ChunkDigest) -> Error {
+    Error::invalid_input(format!("a piece reaches past the end of chunk {digest}"))
+}
