@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use backstop_core::{
-    BeginRequest, BlockSource, ByteCount, Commit, Error, Event, Extent, ExtentSet,
+    BeginRequest, BlockSource, ByteCount, ChunkDigest, Commit, Error, Event, Extent, ExtentSet,
     InconsistencyReason, Plan, PointFacts, PointId, PointKind, ReplicaStatus, Result, Sample,
     SnapshotId, SourceName, StreamName, StreamSpec, Synchronization, SynchronizationId,
 };
@@ -88,12 +88,37 @@ enum Attempt {
     Doubted(Outcome, Option<InconsistencyReason>),
 }
 
+/// The length of an id, in bytes.
+const ID_LENGTH: usize = 16;
+
+/// How many bytes of an id name the changed extents.
+const TOLD: usize = 8;
+
+/// A name for the changed extents that are told of images.
+fn told(streams: &[StreamRequest<'_>]) -> [u8; TOLD] {
+    let mut all = Vec::new();
+    for stream in streams {
+        if let Changes::Since { extents, .. } = &stream.changes {
+            all.extend((extents.len() as u64).to_le_bytes());
+            for extent in extents.iter() {
+                all.extend(extent.offset().0.to_le_bytes());
+                all.extend(extent.length().0.to_le_bytes());
+            }
+        }
+    }
+    let digest = ChunkDigest::of(&all);
+    let mut told = [0; TOLD];
+    told.copy_from_slice(&digest.as_bytes()[..TOLD]);
+    told
+}
+
 /// Under which ids a synchronization is begun.
 ///
 /// What was finished on the word of changed extents must not count as compared
 /// when a check continues; and a check that doubt began must not continue as
 /// an express full. So the id's last bit tells whether a base is named with
-/// it, for as long as it is unfinished.
+/// it, for as long as it is unfinished; and with a base its second half names
+/// the changed extents, since what others told is not to be relied on.
 #[derive(Clone)]
 struct Identity {
     id: SynchronizationId,
@@ -104,10 +129,18 @@ struct Identity {
 }
 
 impl Identity {
-    /// New ids; the snapshot's may be given.
-    fn new(agent: &Agent, snapshot: Option<SnapshotId>, base: Option<PointId>) -> Result<Self> {
+    /// New ids; the snapshot's may be given. `told` names the changed extents.
+    fn new(
+        agent: &Agent,
+        snapshot: Option<SnapshotId>,
+        base: Option<PointId>,
+        told: [u8; TOLD],
+    ) -> Result<Self> {
         let mut id = agent.randomness.id()?;
-        id[15] = id[15] & !1 | u8::from(base.is_some());
+        if base.is_some() {
+            id[ID_LENGTH - TOLD..].copy_from_slice(&told);
+        }
+        id[ID_LENGTH - 1] = id[ID_LENGTH - 1] & !1 | u8::from(base.is_some());
         let snapshot = match snapshot {
             Some(snapshot) => snapshot,
             None => SnapshotId::from_bytes(agent.randomness.id()?),
@@ -126,6 +159,7 @@ impl Identity {
         agent: &Agent,
         snapshot: Option<SnapshotId>,
         base: Option<PointId>,
+        told: [u8; TOLD],
         status: Option<&ReplicaStatus>,
     ) -> Result<Self> {
         let unfinished = status.and_then(|status| status.unfinished.as_ref());
@@ -133,8 +167,11 @@ impl Identity {
             && unfinished.snapshot == snapshot
         {
             let id = unfinished.synchronization;
-            let named_base = id.to_bytes()[15] & 1 == 1;
-            if !named_base || base.is_some() {
+            let bytes = id.to_bytes();
+            let named_base = bytes[ID_LENGTH - 1] & 1 == 1;
+            let mut same = told;
+            same[TOLD - 1] |= 1;
+            if !named_base || base.is_some() && bytes[ID_LENGTH - TOLD..] == same {
                 tracing::info!(synchronization = %id, "continued");
                 return Ok(Self {
                     id,
@@ -144,7 +181,7 @@ impl Identity {
                 });
             }
         }
-        Self::new(agent, snapshot, base)
+        Self::new(agent, snapshot, base, told)
     }
 }
 
@@ -153,7 +190,8 @@ impl Identity {
 pub(crate) async fn prepare<'a>(agent: &Agent, mut request: Request<'a>) -> Result<Prepared<'a>> {
     let base = request.settle()?;
     let status = agent.service.replica(&request.source).await?;
-    let identity = Identity::find(agent, request.snapshot, base, status.as_ref())?;
+    let told = told(&request.streams);
+    let identity = Identity::find(agent, request.snapshot, base, told, status.as_ref())?;
     let mut run = Run {
         agent,
         source: &request.source,
@@ -238,7 +276,8 @@ impl Run<'_> {
             };
             outcome = doubted;
             // Begun again as what it is now.
-            self.identity = Identity::new(self.agent, Some(self.identity.snapshot), None)?;
+            self.identity =
+                Identity::new(self.agent, Some(self.identity.snapshot), None, [0; TOLD])?;
             self.identity.doubt = doubt;
             self.sync = begin(self.agent, request, &self.identity).await?;
         }

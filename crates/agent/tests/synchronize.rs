@@ -1006,6 +1006,34 @@ async fn interrupted_synchronizations_continue_on_the_same_snapshot_only() {
         assert!(service.restored(&point).await == data);
     }
 
+    // What was finished on the word of some extents is not relied on when
+    // others are told.
+    let head = service.replica(&name).await.unwrap().unwrap().head.unwrap();
+    let first: ExtentSet = std::iter::once(extent(77, 5000)).collect();
+    let more: ExtentSet = [extent(77, 5000), extent(99_000, 10)].into_iter().collect();
+    scribble(&mut data, extent(77, 5000), 5);
+    scribble(&mut data, extent(99_000, 10), 6);
+    let image = MemorySource::new(data.clone());
+    let since = |extents: &ExtentSet| {
+        let (base, extents) = (head, extents.clone());
+        Changes::Since { base, extents }
+    };
+    let told_of = SnapshotId::from_bytes([7; 16]);
+    service
+        .faults
+        .inject_next(Operation::WriterWrite, Effect::Fail(ErrorKind::Unavailable));
+    agent
+        .synchronize(request(&image, since(&first), told_of))
+        .await
+        .unwrap_err();
+    let unfinished = service.replica(&name).await.unwrap().unwrap().unfinished;
+    let point = agent
+        .synchronize(request(&image, since(&more), told_of))
+        .await
+        .unwrap();
+    assert_ne!(point.synchronization, unfinished.unwrap().synchronization);
+    assert!(service.restored(&point).await == data);
+
     // Another snapshot starts over.
     let other = SnapshotId::from_bytes([9; 16]);
     let image = MemorySource::new(data.clone());

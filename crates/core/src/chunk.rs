@@ -545,7 +545,9 @@ mod tests {
         let mut data = bytes(4 << 20, 7, false);
         data[1 << 20..2 << 20].fill(9);
         // Shrinks by a tenth only, so that outputs become full.
-        data.iter_mut().for_each(|byte| *byte &= 0x7f);
+        for byte in &mut data {
+            *byte &= 0x7f;
+        }
         let data = Bytes::from(data);
         let ranges: Vec<_> = Chunker::default().cut(&data).collect();
         let hashed = ranges

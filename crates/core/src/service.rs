@@ -162,13 +162,17 @@ pub trait ProtectionService: Send + Sync {
     /// Commits synchronizations as recovery points, in the order named.
     ///
     /// The points come without [`bytes_added`](RecoveryPoint::bytes_added) and
-    /// [`plain_bytes_added`](RecoveryPoint::plain_bytes_added), which would tell an agent whether others have stored the same data; who
-    /// owns the vault asks the server for it.
+    /// [`plain_bytes_added`](RecoveryPoint::plain_bytes_added), which would
+    /// tell an agent whether others have stored the same data; who owns the
+    /// vault asks the server for it.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) for an unknown
-    /// synchronization. After any other error the outcome may be unknown:
-    /// repeat the call.
+    /// synchronization; [`Conflict`](crate::ErrorKind::Conflict), and nothing
+    /// changed, for an express full that was not planned as one or whose
+    /// sample differed, and for anything but a planned check of a replica in
+    /// doubt. After any other error the outcome may be unknown: repeat the
+    /// call.
     async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<RecoveryPoint>>;
 }
 

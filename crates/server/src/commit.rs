@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use backstop_core::{
-    Commit, Error, ErrorKind, InconsistencyReason, NewPoint, Plan, PointKind, RecoveryPoint,
+    Commit, Error, ErrorKind, InconsistencyReason, NewPoint, PointKind, RecoveryPoint,
     ReplicaEvent, ReplicaRecord, ReplicaState, Result, SourceName, SynchronizationId, Timestamp,
 };
 use tokio::sync::OwnedMutexGuard;
 
 use crate::identity::point_id;
+use crate::plan;
 use crate::server::Shared;
 use crate::sources::Slot;
 
@@ -89,8 +90,20 @@ impl Shared {
         let current = current.ok_or_else(|| unknown(id))?;
         let record = self.store.replica(source).await?;
         let kind = commit.facts.kind;
+        let is_doubted = matches!(&record, Some(record) if matches!(record.state, ReplicaState::Inconsistent { .. }));
+        // Only what was planned as a check ends a doubt.
+        if kind != plan::kind(&current.plan) && (kind == PointKind::ExpressFull || is_doubted) {
+            let kind = match kind {
+                PointKind::ExpressFull => "an express full",
+                PointKind::Initial => "an initial one",
+                PointKind::ConsistencyCheck => "a check",
+            };
+            return Err(Error::conflict(format!(
+                "synchronization {id} of {source} was not planned as {kind}; begin again"
+            )));
+        }
         if kind == PointKind::ExpressFull {
-            self.check_express_full(source, &current.plan, record.as_ref(), &commit)
+            self.check_express_full(source, record.as_ref(), &commit)
                 .await?;
         }
         let state = record.map_or(ReplicaState::Pending, |record| record.state);
@@ -109,21 +122,14 @@ impl Shared {
         })
     }
 
-    /// Refuses an express full that was not asked for, or whose sample shows
-    /// that its changed extents left something out.
+    /// Refuses an express full whose sample shows that its changed extents left
+    /// something out.
     async fn check_express_full(
         &self,
         source: &SourceName,
-        plan: &Plan,
         record: Option<&ReplicaRecord>,
         commit: &Commit,
     ) -> Result<()> {
-        if *plan != Plan::ExpressFull {
-            return Err(Error::conflict(format!(
-                "synchronization {} of {source} was not planned as an express full",
-                commit.synchronization
-            )));
-        }
         let differed = commit.facts.sample.differed;
         if differed == 0 {
             return Ok(());

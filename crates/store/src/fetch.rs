@@ -131,32 +131,35 @@ async fn fetch<T: Send + 'static>(
     }
     missing.sort_by_key(|(part, _)| part.to);
     let held = Arc::new(held);
-    let spans = vault.reader.spans(&locations).await?;
-    let reads = spans.iter().map(|span| {
-        let length = usize::try_from(span.range.end - span.range.start).unwrap_or(0);
-        let (reader, buffer) = (&vault.reader, vault.buffer(length));
-        reader.read_into(&span.pack, span.range.start, buffer)
-    });
-    let read = join_all(reads).await;
-    let read = unless_unavailable(read)?;
     let mut decoded = Decoded {
         output: vault.buffer(length),
         data: Vec::new(),
         failed: Vec::new(),
     };
-    let (codecs, chunks) = (Arc::clone(&vault.codecs), Arc::clone(&held));
     let finish = Arc::new(finish);
-    let finish_first = Arc::clone(&finish);
-    let decode = move || {
-        for (span, bytes) in spans.iter().zip(read) {
-            decode_span(span, bytes, &chunks, &codecs, &mut decoded);
+    let mut spans = vault.reader.spans(&locations).await?;
+    let (decoded, mut missing, finished) = loop {
+        let later = spans.split_off(batch(&spans));
+        let read = read_spans(vault, &spans).await?;
+        let (codecs, chunks) = (Arc::clone(&vault.codecs), Arc::clone(&held));
+        let finish = later.is_empty().then(|| Arc::clone(&finish));
+        let decode = move || {
+            for (span, bytes) in spans.iter().zip(read) {
+                decode_span(span, bytes, &chunks, &codecs, &mut decoded);
+            }
+            decoded.data.sort_unstable_by_key(|part| part.to);
+            let whole = decoded.failed.is_empty();
+            let finish = finish.filter(|_| whole);
+            let finished = finish.map(|finish| finish(&mut decoded, &missing));
+            (decoded, missing, finished)
+        };
+        let done = vault.cpu.run(decode).await?;
+        if later.is_empty() {
+            break done;
         }
-        decoded.data.sort_unstable_by_key(|part| part.to);
-        let whole = decoded.failed.is_empty();
-        let finished = whole.then(|| finish_first(&mut decoded, &missing));
-        (decoded, missing, finished)
+        (decoded, missing, _) = done;
+        spans = later;
     };
-    let (decoded, mut missing, finished) = vault.cpu.run(decode).await?;
     if let Some(finished) = finished {
         return Ok(Fetched {
             output: decoded.output,
@@ -278,16 +281,35 @@ struct Decoded {
 
 type Held = (Wanted, Location);
 
-/// A store that does not answer has lost nothing: asking again later may help.
-fn unless_unavailable<T>(read: Vec<Result<T>>) -> Result<Vec<Result<T>>> {
-    let mut kept = Vec::with_capacity(read.len());
-    for read in read {
-        match read {
-            Err(error) if error.is_transient() => return Err(error),
-            read => kept.push(read),
-        }
+/// How many bytes of packs are read for a region at once: more than a region's
+/// whole chunks take, less than the chunks that an agent can have it name.
+const READ_AT_ONCE: u64 = 8 << 20;
+
+/// How many of the spans are read at once, at least one of them.
+fn batch(spans: &[Span]) -> usize {
+    let mut length = 0;
+    let full = spans.iter().position(|span| {
+        length += span.range.end - span.range.start;
+        length > READ_AT_ONCE
+    });
+    full.unwrap_or(spans.len()).max(1).min(spans.len())
+}
+
+async fn read_spans(vault: &Arc<Vault>, spans: &[Span]) -> Result<Vec<Result<PooledBuffer>>> {
+    let reads = spans.iter().map(|span| read_span(vault, span));
+    join_all(reads).await.into_iter().collect()
+}
+
+/// Reads the bytes of a span: an error inside if they are damaged. A store that
+/// does not answer, or lets nobody in, has lost nothing.
+async fn read_span(vault: &Arc<Vault>, span: &Span) -> Result<Result<PooledBuffer>> {
+    let length = usize::try_from(span.range.end - span.range.start).unwrap_or(0);
+    let buffer = vault.buffer(length);
+    let read = vault.reader.read_into(&span.pack, span.range.start, buffer);
+    match read.await {
+        Err(error) if error.kind() != ErrorKind::Corrupt => Err(error),
+        read => Ok(read),
     }
-    Ok(kept)
 }
 
 /// Asks the store once more for what could not be had: it may have been
@@ -310,17 +332,16 @@ async fn read_again(
         .map(|(at, found)| (held[*at].0.clone(), found.unwrap_or(held[*at].1)))
         .collect();
     let again = Arc::new(again);
-    let locations: Vec<_> = again.iter().map(|(_, location)| *location).collect();
-    for span in vault.reader.spans(&locations).await? {
-        let length = usize::try_from(span.range.end - span.range.start).unwrap_or(0);
-        let read = vault
-            .reader
-            .read_into(&span.pack, span.range.start, vault.buffer(length))
-            .await;
-        let read = match read {
-            Err(error) if error.is_transient() => return Err(error),
-            read => read,
-        };
+    let mut spans = Vec::with_capacity(again.len());
+    for (at, (_, location)) in again.iter().enumerate() {
+        // Each by itself: one bad sector must not cost its neighbours.
+        for mut span in vault.reader.spans(&[*location]).await? {
+            span.frames = vec![at];
+            spans.push(span);
+        }
+    }
+    for span in spans {
+        let read = read_span(vault, &span).await?;
         let (chunks, codecs) = (Arc::clone(&again), Arc::clone(&vault.codecs));
         let decode = move || {
             decode_span(&span, read, &chunks, &codecs, &mut decoded);

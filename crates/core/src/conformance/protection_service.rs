@@ -223,6 +223,15 @@ async fn facts_must_fit_the_plan(rig: &mut Rig) {
         refused.is_err(),
         "an express full whose sample differed is refused",
     );
+    claim::fails(
+        rig.service
+            .commit(vec![facts(&request, PointKind::ConsistencyCheck)])
+            .await,
+        ErrorKind::Conflict,
+        "what was not planned as a check ends no doubt",
+    );
+    let request = rig.request("vm", 5000, Some(&first));
+    rig.begin(&request).await;
     let point = rig.commit(&request, PointKind::ConsistencyCheck).await;
     claim::equal(&point.base, &Some(first.id), "a point names its base");
 }

@@ -166,9 +166,16 @@ async fn a_lying_tracker_brings_the_replica_into_doubt() {
     let state = rig.server.source(&name("vm")).await.unwrap().unwrap().state;
     let reason = InconsistencyReason::TrackerMissedChanges;
     assert!(matches!(state, ReplicaState::Inconsistent { reason: why, .. } if why == reason));
-    // The agent goes on as a check, in the same synchronization.
-    lying.facts.kind = PointKind::ConsistencyCheck;
-    rig.service.commit(vec![lying]).await.unwrap();
+    // What was not planned as a check ends no doubt, whatever it is called.
+    for kind in [PointKind::ConsistencyCheck, PointKind::Initial] {
+        lying.facts.kind = kind;
+        let error = rig.service.commit(vec![lying.clone()]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    }
+    let request = rig.request("vm", 100, Some(head.id));
+    rig.begin(&request).await;
+    let check = facts(&request, PointKind::ConsistencyCheck);
+    rig.service.commit(vec![check]).await.unwrap();
     let state = rig.server.source(&name("vm")).await.unwrap().unwrap().state;
     assert_eq!(state, ReplicaState::Consistent);
 }
