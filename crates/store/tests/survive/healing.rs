@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use backstop_core::conformance::{StoreUnderTest, recovery_store_heals};
 use backstop_core::{
@@ -13,8 +14,10 @@ use backstop_core::{
 };
 use backstop_store::{Credential, DedupStore, DedupStoreBuilder};
 
+use crate::faults::{Action, Request};
 use crate::history::{History, Kept, holds};
 use crate::images::{self, Machine};
+use crate::reading::scripted;
 
 const DISK: usize = 9_000_000;
 
@@ -221,10 +224,17 @@ fn scratch(bytes: &mut [u8]) {
 /// Damages the nodes of a map pack, or all of its frames.
 fn damage_maps(pack: &mut [u8], all: bool) {
     let mut at = 48;
+    let number = |pack: &[u8], at: usize| {
+        let bytes = pack[at..at + 4].try_into().unwrap();
+        u32::from_le_bytes(bytes) as usize
+    };
+    // The footer begins with the length of the table, which follows the frames.
+    let footer = pack.len() - 16;
+    let end = footer - number(pack, footer);
     // The header of a frame: length of the payload, that of the plain bytes,
-    // what it is. The table has no such header, but is not reached.
-    while pack[at + 8] == 2 || all && pack[at + 8] < 5 {
-        let length = u32::from_le_bytes(pack[at..at + 4].try_into().unwrap()) as usize;
+    // what it is.
+    while at < end && (all || pack[at + 8] == 2) {
+        let length = number(pack, at);
         pack[at + 12] ^= 1;
         at += 12 + length + 16;
     }
@@ -325,6 +335,44 @@ async fn lost_maps_and_lost_data_are_healed_together() {
             .change(|known| drop(known.points.drain(..2)));
         subject.is_whole(vault).await;
     }
+}
+
+/// What an ordinary check reads of data packs is their tables.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_verifying_check_reads_what_is_stored() {
+    let (script, at) = scripted();
+    let mut random = fastrand::Rng::with_seed(43);
+    let vault = at().create().await.unwrap();
+    let history = History::default();
+    let mut machine = Machine::new("a", DISK);
+    machine.write(&mut random, 0, 5_000_000);
+    let mut group = [&mut machine];
+    history
+        .protect(&vault, &mut random, &mut group)
+        .await
+        .unwrap();
+    vault.close().await.unwrap();
+    let mut reads = Vec::new();
+    for verify in [false, true] {
+        let vault = at().open().await.unwrap();
+        let asked = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&asked);
+        script.rule(move |request, path| {
+            if request == Request::Get && is_of(path, "data") {
+                counted.fetch_add(1, Ordering::SeqCst);
+            }
+            Action::Pass
+        });
+        let mut begin = machine.begin(&mut random);
+        begin.kind = PointKind::ConsistencyCheck;
+        begin.verify = verify;
+        let writer = vault.begin(begin).await.unwrap();
+        assert_eq!(send_differences(&*writer, &machine).await.unwrap(), 0);
+        script.pass();
+        vault.close().await.unwrap();
+        reads.push(asked.load(Ordering::SeqCst));
+    }
+    assert!(reads[0] <= 1 && reads[1] > 1, "{reads:?}");
 }
 
 /// An express full can't go around what it does not compare.
