@@ -94,7 +94,7 @@ const ID_LENGTH: usize = 16;
 /// How many bytes of an id name the changed extents.
 const TOLD: usize = 8;
 
-/// A name for the changed extents that are told of images.
+/// A name for the changed extents that are told of images; its last bit is set.
 fn told(streams: &[StreamRequest<'_>]) -> [u8; TOLD] {
     let mut all = Vec::new();
     for stream in streams {
@@ -109,6 +109,7 @@ fn told(streams: &[StreamRequest<'_>]) -> [u8; TOLD] {
     let digest = ChunkDigest::of(&all);
     let mut told = [0; TOLD];
     told.copy_from_slice(&digest.as_bytes()[..TOLD]);
+    told[TOLD - 1] |= 1;
     told
 }
 
@@ -139,8 +140,9 @@ impl Identity {
         let mut id = agent.randomness.id()?;
         if base.is_some() {
             id[ID_LENGTH - TOLD..].copy_from_slice(&told);
+        } else {
+            id[ID_LENGTH - 1] &= !1;
         }
-        id[ID_LENGTH - 1] = id[ID_LENGTH - 1] & !1 | u8::from(base.is_some());
         let snapshot = match snapshot {
             Some(snapshot) => snapshot,
             None => SnapshotId::from_bytes(agent.randomness.id()?),
@@ -169,9 +171,7 @@ impl Identity {
             let id = unfinished.synchronization;
             let bytes = id.to_bytes();
             let named_base = bytes[ID_LENGTH - 1] & 1 == 1;
-            let mut same = told;
-            same[TOLD - 1] |= 1;
-            if !named_base || base.is_some() && bytes[ID_LENGTH - TOLD..] == same {
+            if !named_base || base.is_some() && bytes[ID_LENGTH - TOLD..] == told {
                 tracing::info!(synchronization = %id, "continued");
                 return Ok(Self {
                     id,

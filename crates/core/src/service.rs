@@ -169,10 +169,9 @@ pub trait ProtectionService: Send + Sync {
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) for an unknown
     /// synchronization; [`Conflict`](crate::ErrorKind::Conflict), and nothing
-    /// changed, for an express full that was not planned as one or whose
-    /// sample differed, and for anything but a planned check of a replica in
-    /// doubt. After any other error the outcome may be unknown: repeat the
-    /// call.
+    /// changed, for another kind of point than was planned, and for an express
+    /// full whose sample differed. After any other error the outcome may be
+    /// unknown: repeat the call.
     async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<RecoveryPoint>>;
 }
 

@@ -90,9 +90,8 @@ impl Shared {
         let current = current.ok_or_else(|| unknown(id))?;
         let record = self.store.replica(source).await?;
         let kind = commit.facts.kind;
-        let is_doubted = matches!(&record, Some(record) if matches!(record.state, ReplicaState::Inconsistent { .. }));
-        // Only what was planned as a check ends a doubt.
-        if kind != plan::kind(&current.plan) && (kind == PointKind::ExpressFull || is_doubted) {
+        // What was not planned as a check must end no doubt.
+        if kind != plan::kind(&current.plan) {
             let kind = match kind {
                 PointKind::ExpressFull => "an express full",
                 PointKind::Initial => "an initial one",

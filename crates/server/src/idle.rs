@@ -29,7 +29,8 @@ impl Activity {
     }
 
     fn is_idle(&self, now: Timestamp, longest: Duration) -> bool {
-        let last = Timestamp(self.last.load(Ordering::Acquire));
+        // A clock that was set back counts from now on.
+        let last = Timestamp(self.last.fetch_min(now.0, Ordering::AcqRel).min(now.0));
         self.calls.load(Ordering::Acquire) == 0 && now.since(last) >= longest
     }
 }
@@ -109,5 +110,27 @@ impl ProtectionServer {
     #[instrument(skip_all, err(level = "debug"))]
     pub async fn release_idle(&self) -> Result<u64> {
         self.shared.release_idle().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use backstop_core::ManualClock;
+
+    use super::*;
+
+    #[test]
+    fn a_clock_set_back_counts_from_then_on() {
+        let longest = Duration::from_mins(1);
+        let activity = Activity::default();
+        let clock = ManualClock::at(Timestamp(100_000_000));
+        drop(activity.call(&clock));
+        assert!(!activity.is_idle(Timestamp(100_059_999), longest));
+        assert!(!activity.is_idle(Timestamp(1_000_000), longest));
+        assert!(!activity.is_idle(Timestamp(1_059_999), longest));
+        assert!(activity.is_idle(Timestamp(1_060_000), longest));
+        let call = activity.call(&clock);
+        assert!(!activity.is_idle(Timestamp(9_000_000), longest));
+        drop(call);
     }
 }

@@ -201,7 +201,7 @@ impl Unlocked {
         // Before the catalog is opened, which writes over a gap in its logs.
         let (ownership, missing) = futures::join!(
             Ownership::take(place, options.takeover, now),
-            logs::missing(place, CATALOG, &options.clock)
+            logs::missing(place, &options.clock)
         );
         let ownership = ownership?;
         ownership.check(place)?;
@@ -225,6 +225,10 @@ impl Unlocked {
         )
         .await?;
         ownership.check(place)?;
+        if let Some(at) = ownership.overridden {
+            orphans::note_takeover(&catalog, at).await?;
+            ownership.noted(place)?;
+        }
         let counters: Counters = match catalog.get(COUNTERS).await? {
             Some(value) => record::decode("the vault's counters", &value)?,
             None => Counters::default(),
@@ -235,9 +239,6 @@ impl Unlocked {
         };
         let packs = place.packs()?;
         orphans::sweep(&catalog, &*packs).await?;
-        if ownership.forced {
-            orphans::note_takeover(&catalog, options.clock.now()).await?;
-        }
         tracing::debug!(epoch = catalog.epoch(), vault = %place.name, sequence = counters.next_sequence, "vault opened");
         let owned = Owned {
             ownership,
@@ -249,7 +250,7 @@ impl Unlocked {
 
     /// Opens the vault beside its owner.
     async fn read(self) -> Result<DedupStore> {
-        let missing = logs::missing(&self.place, CATALOG, &self.options.clock).await?;
+        let missing = logs::missing(&self.place, &self.options.clock).await?;
         if let Some(log) = &missing {
             tracing::warn!(vault = %self.place.name, log, "a log of the catalog is missing");
         }

@@ -11,7 +11,7 @@ use backstop_core::{
 use futures::stream::BoxStream;
 use object_store::ObjectStore;
 
-use crate::builder::{CATALOG, DedupStoreBuilder};
+use crate::builder::DedupStoreBuilder;
 use crate::catalog::{Batch, REPLICAS};
 use crate::commit::{self, DOCUMENTS};
 use crate::fold;
@@ -138,9 +138,9 @@ impl DedupStore {
         }
         // Where another owner may have begun meanwhile, merging would fence it.
         if alone {
-            fold::tables(&vault.place, CATALOG, &vault.seal, &vault.clock).await?;
+            Box::pin(fold::tables(&vault.place, &vault.seal, &vault.clock)).await?;
         }
-        orphans::tidy(&vault.place, CATALOG, alone, &vault.clock).await
+        orphans::tidy(&vault.place, alone, &vault.clock).await
     }
 
     async fn manifest(&self, record: &PointRecord) -> Result<Manifest> {

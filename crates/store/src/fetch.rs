@@ -147,10 +147,11 @@ async fn fetch<T: Send + 'static>(
             for (span, bytes) in spans.iter().zip(read) {
                 decode_span(span, bytes, &chunks, &codecs, &mut decoded);
             }
-            decoded.data.sort_unstable_by_key(|part| part.to);
             let whole = decoded.failed.is_empty();
-            let finish = finish.filter(|_| whole);
-            let finished = finish.map(|finish| finish(&mut decoded, &missing));
+            let finished = finish.filter(|_| whole).map(|finish| {
+                decoded.data.sort_unstable_by_key(|part| part.to);
+                finish(&mut decoded, &missing)
+            });
             (decoded, missing, finished)
         };
         let done = vault.cpu.run(decode).await?;

@@ -7,12 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backstop_core::{Clock, Result};
+use backstop_core::{Clock, Error, Result};
 use slatedb::admin::Admin;
 use slatedb::config::{CompactionWorkerOptions, CompactorOptions};
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog_clock::CatalogClock;
+use crate::catalog_admin;
 use crate::failure;
 use crate::place::Place;
 use crate::seal::Seal;
@@ -29,17 +29,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Merges the catalog's newest tables if there are several. The catalog is
 /// closed, and its vault still owned.
-pub(crate) async fn tables(
-    place: &Place,
-    path: &str,
-    seal: &Arc<Seal>,
-    clock: &Arc<dyn Clock>,
-) -> Result<()> {
-    let admin = Admin::builder(place.path(path), Arc::clone(&place.store))
-        .with_system_clock(CatalogClock::new(Arc::clone(clock)))
+pub(crate) async fn tables(place: &Place, seal: &Arc<Seal>, clock: &Arc<dyn Clock>) -> Result<()> {
+    let admin = catalog_admin::admin(place, clock)
         .with_block_transformer(Arc::new(SealedBlocks::new(Arc::clone(seal))))
         .build();
-    if !is_crowded(&admin).await? {
+    if !is_crowded(place, &admin).await? {
         return Ok(());
     }
     let enough = CancellationToken::new();
@@ -58,7 +52,7 @@ pub(crate) async fn tables(
     let merging = admin.run_compactor_with_options(enough.clone(), options);
     let watching = async {
         let merged = async {
-            while is_crowded(&admin).await? {
+            while is_crowded(place, &admin).await? {
                 tokio::time::sleep(INTERVAL).await;
             }
             Ok(())
@@ -67,14 +61,19 @@ pub(crate) async fn tables(
         enough.cancel();
         watched.unwrap_or(Ok(()))
     };
-    let (merged, watched) = futures::join!(merging, watching);
+    // Ending it asks the store too, which may have stopped to answer.
+    let both = async { futures::join!(merging, watching) };
+    let Ok((merged, watched)) = tokio::time::timeout(3 * PATIENCE, both).await else {
+        return Err(Error::unavailable(format!(
+            "the store does not let the tables of the catalog at {} be merged",
+            place.name
+        )));
+    };
     merged.map_err(|error| failure::of_catalog("merging the catalog's tables", error))?;
     watched
 }
 
-async fn is_crowded(admin: &Admin) -> Result<bool> {
-    let manifest = admin.read_manifest(None).await;
-    let manifest =
-        manifest.map_err(|error| failure::of_catalog("reading the vault's catalog", error))?;
+async fn is_crowded(place: &Place, admin: &Admin) -> Result<bool> {
+    let manifest = catalog_admin::manifest(place, admin).await?;
     Ok(manifest.is_some_and(|manifest| manifest.l0().len() >= TABLES))
 }

@@ -227,18 +227,10 @@ fn stretch(
 }
 
 impl KeySlot {
-    /// A slot that gives `key` to who has `credential`, under a new id unless
-    /// it takes the place of another. CPU work for a passphrase: about 0.1 s
-    /// and 32 MiB.
-    pub(crate) fn create(
-        key: &VaultKey,
-        credential: &Credential,
-        id: Option<String>,
-    ) -> Result<Self> {
-        let id = match id {
-            Some(id) => id,
-            None => to_hex(&seal::random::<8>()?),
-        };
+    /// A slot that gives `key` to who has `credential`, under a new id. CPU
+    /// work for a passphrase: about 0.1 s and 32 MiB.
+    pub(crate) fn create(key: &VaultKey, credential: &Credential) -> Result<Self> {
+        let id = to_hex(&seal::random::<8>()?);
         let sealed = |sealing: &SealingKey| -> Result<String> {
             let mut bytes = Zeroizing::new(key.as_bytes().to_vec());
             let tag = sealing.seal(0, id.as_bytes(), &mut bytes)?;
@@ -250,8 +242,7 @@ impl KeySlot {
                 key: to_hex(key.as_bytes()),
             },
             // The slot's own id is random, so a raw key used twice never
-            // meets the same nonce with other data bound; where a slot takes
-            // the place of another, what is sealed is the same too.
+            // meets the same nonce with other data bound.
             Credential::Key(raw) => SlotLock::Raw {
                 sealed: sealed(&slot_key(raw, &id)?)?,
             },
@@ -381,7 +372,7 @@ mod tests {
             ),
             (&raw, [&pass, &Credential::key([8; 32]), &Credential::None]),
         ] {
-            let slot = KeySlot::create(&key, own, None).unwrap();
+            let slot = KeySlot::create(&key, own).unwrap();
             let stored = serde_json::to_vec(&slot).unwrap();
             assert!(!String::from_utf8_lossy(&stored).contains(&to_hex(key.as_bytes())));
             let slot = KeySlot::decode(&stored).unwrap();
@@ -390,7 +381,7 @@ mod tests {
                 assert!(slot.open(other).unwrap().is_none(), "{other:?}");
             }
         }
-        let open = KeySlot::create(&key, &Credential::None, None).unwrap();
+        let open = KeySlot::create(&key, &Credential::None).unwrap();
         assert!(open.open(&Credential::None).unwrap().is_some());
         assert!(Credential::passphrase("").is_err());
     }

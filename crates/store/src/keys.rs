@@ -1,14 +1,16 @@
 //! The key slots of a vault: each gives the vault key to who has a passphrase
 //! or a raw key.
 //!
-//! Each slot is an object of its own, written and replaced as a whole. Adding,
-//! replacing and removing are the owner's, who proves first that the vault was
-//! not taken over. The vault key itself never changes: who once had it keeps
-//! it, so removing a slot shuts out who has only the passphrase or raw key.
+//! Each slot is an object of its own, written once. Adding, replacing and
+//! removing are the owner's. A slot is condemned in the catalog before its
+//! object is deleted, so that an owner that took the vault over in between
+//! knows that the slot may go at any time. The vault key itself never changes:
+//! who once had it keeps it, so removing a slot shuts out who has only the
+//! passphrase or raw key.
 
 use backstop_core::{CpuPool, Error, ErrorKind, Result};
 
-use crate::catalog::{Batch, OWNER_PROOF};
+use crate::catalog::{Batch, CONDEMNED_SLOTS, OWNER_PROOF};
 use crate::dedup_store::DedupStore;
 use crate::header::{Credential, KeySlot, VaultHeader};
 use crate::place::Place;
@@ -32,6 +34,16 @@ pub enum KeySlotKind {
     /// It opens nothing here: it is damaged, of another vault, or was left by
     /// an interrupted making of this one.
     Foreign,
+    /// Its removal has begun and not ended. What opened it may still do so:
+    /// remove it again.
+    Condemned,
+}
+
+impl KeySlotKind {
+    /// Whether it can be counted on to open the vault.
+    fn opens(self) -> bool {
+        !matches!(self, Self::Foreign | Self::Condemned)
+    }
 }
 
 /// A key slot of a vault.
@@ -55,20 +67,14 @@ pub(crate) async fn create(
     key: &VaultKey,
     credential: &Credential,
 ) -> Result<()> {
-    let slot = sealed(cpu, key, credential, None).await?;
+    let slot = sealed(cpu, key, credential).await?;
     place.put_new(&path(&slot.id), record::encode(&slot)?).await
 }
 
 /// A slot for a credential. Stretching a passphrase takes a while.
-async fn sealed(
-    cpu: &CpuPool,
-    key: &VaultKey,
-    credential: &Credential,
-    id: Option<String>,
-) -> Result<KeySlot> {
+async fn sealed(cpu: &CpuPool, key: &VaultKey, credential: &Credential) -> Result<KeySlot> {
     let (key, credential) = (key.clone(), credential.clone());
-    cpu.run(move || KeySlot::create(&key, &credential, id))
-        .await?
+    cpu.run(move || KeySlot::create(&key, &credential)).await?
 }
 
 /// The vault key, from any slot that the credential opens.
@@ -113,7 +119,16 @@ pub(crate) async fn open(
     })
 }
 
+/// The ids of slots whose removal has begun.
+async fn condemned(vault: &Vault) -> Result<Vec<String>> {
+    match vault.catalog.get(CONDEMNED_SLOTS).await? {
+        Some(value) => record::decode("the condemned key slots", &value),
+        None => Ok(Vec::new()),
+    }
+}
+
 async fn list(vault: &Vault) -> Result<Vec<KeySlotInfo>> {
+    let condemned = condemned(vault).await?;
     let mut slots = Vec::new();
     for name in vault.place.list(KEYS).await? {
         let id = name
@@ -129,6 +144,7 @@ async fn list(vault: &Vault) -> Result<Vec<KeySlotInfo>> {
             Err(error) => return Err(error),
         };
         let kind = match KeySlot::decode(&bytes) {
+            _ if condemned.iter().any(|it| it == id) => KeySlotKind::Condemned,
             Ok(slot) if slot.id == id && slot.is_of(&vault.seal) => slot.kind(),
             _ => KeySlotKind::Foreign,
         };
@@ -144,6 +160,44 @@ async fn prove_ownership(vault: &Vault) -> Result<()> {
     let mut batch = Batch::default();
     batch.delete(OWNER_PROOF);
     vault.commit_batch(batch).await
+}
+
+/// Condemns one of the slots that are there.
+async fn condemn(vault: &Vault, slots: &[KeySlotInfo], id: &str) -> Result<()> {
+    let all = slots.iter();
+    let gone = all.filter(|slot| slot.kind == KeySlotKind::Condemned || slot.id == id);
+    let gone: Vec<&str> = gone.map(|slot| slot.id.as_str()).collect();
+    let mut batch = Batch::default();
+    batch.put(CONDEMNED_SLOTS, &record::encode(&gone)?);
+    vault.commit_batch(batch).await
+}
+
+/// Deletes the object of a condemned slot.
+async fn delete(vault: &Vault, id: &str) -> Result<()> {
+    vault.place.delete(&path(id)).await?;
+    vault.place.sync(KEYS)
+}
+
+/// Stores a new slot; `then` must show that the vault is still ours.
+async fn add(
+    vault: &Vault,
+    slot: KeySlot,
+    then: impl Future<Output = Result<()>>,
+) -> Result<KeySlotInfo> {
+    prove_ownership(vault).await?;
+    let bytes = record::encode(&slot)?;
+    vault.place.put_new(&path(&slot.id), bytes).await?;
+    if let Err(error) = then.await {
+        // The new owner has not asked for it; after other errors it may be needed.
+        if error.kind() == ErrorKind::Fenced {
+            delete(vault, &slot.id).await?;
+        }
+        return Err(error);
+    }
+    Ok(KeySlotInfo {
+        kind: slot.kind(),
+        id: slot.id,
+    })
 }
 
 fn check_secret(vault: &Vault, credential: &Credential) -> Result<()> {
@@ -183,29 +237,26 @@ impl DedupStore {
     }
 
     /// Adds a key slot: from now on `credential` opens the vault too. The slot
-    /// is durable when this returns.
+    /// is durable when this returns; after an error it may be there or not.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] for [`Credential::None`], for a vault that
     /// is not encrypted, and for one that is open for reading only;
-    /// [`ErrorKind::Fenced`] if another owner has taken the vault over.
+    /// [`ErrorKind::Fenced`], and nothing added, if another owner has taken the
+    /// vault over.
     pub async fn add_key(&self, credential: &Credential) -> Result<KeySlotInfo> {
         let vault = &self.vault;
         vault.writer()?;
         check_secret(vault, credential)?;
-        let slot = sealed(&vault.cpu, &vault.key, credential, None).await?;
+        let slot = sealed(&vault.cpu, &vault.key, credential).await?;
         let _one = vault.commit.lock().await;
-        prove_ownership(vault).await?;
-        let bytes = record::encode(&slot)?;
-        vault.place.put_new(&path(&slot.id), bytes).await?;
-        Ok(KeySlotInfo {
-            kind: slot.kind(),
-            id: slot.id,
-        })
+        add(vault, slot, prove_ownership(vault)).await
     }
 
-    /// Changes what opens a key slot, in one step: at every instant, and after
-    /// a crash, either the old credential opens it or the new one.
+    /// Puts another key slot, with an id of its own, in the place of one: the
+    /// new one is durable before the old one goes. After an error or a crash
+    /// the old one, the new one or both may open the vault, and an old one
+    /// that does is listed.
     ///
     /// # Errors
     /// As [`add_key`](Self::add_key); [`ErrorKind::NotFound`] if there is no
@@ -214,20 +265,18 @@ impl DedupStore {
         let vault = &self.vault;
         vault.writer()?;
         check_secret(vault, credential)?;
-        let slot = sealed(&vault.cpu, &vault.key, credential, Some(id.to_owned())).await?;
+        let slot = sealed(&vault.cpu, &vault.key, credential).await?;
         let _one = vault.commit.lock().await;
-        find(vault, id).await?;
-        prove_ownership(vault).await?;
-        vault.place.put(&path(id), record::encode(&slot)?).await?;
-        Ok(KeySlotInfo {
-            kind: slot.kind(),
-            id: slot.id,
-        })
+        let (slots, _) = find(vault, id).await?;
+        let added = add(vault, slot, condemn(vault, &slots, id)).await?;
+        delete(vault, id).await?;
+        Ok(added)
     }
 
     /// Removes a key slot: what opened it opens the vault no more, unless
     /// another slot is for it too. Who has had the vault open may have kept
-    /// the vault's own key, which stays the same.
+    /// the vault's own key, which stays the same. After an error or a crash
+    /// the slot may be [condemned](KeySlotKind::Condemned).
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is no such slot;
@@ -238,15 +287,14 @@ impl DedupStore {
         vault.writer()?;
         let _one = vault.commit.lock().await;
         let (slots, kind) = find(vault, id).await?;
-        let opens = |slot: &&KeySlotInfo| slot.kind != KeySlotKind::Foreign;
-        if kind != KeySlotKind::Foreign && slots.iter().filter(opens).count() < 2 {
+        let opening = slots.iter().filter(|slot| slot.kind.opens()).count();
+        if kind.opens() && opening < 2 {
             return Err(Error::conflict(format!(
                 "key slot {id} is the last that opens the vault at {}; add another first",
                 vault.place.name
             )));
         }
-        prove_ownership(vault).await?;
-        vault.place.delete(&path(id)).await?;
-        vault.place.sync(KEYS)
+        condemn(vault, &slots, id).await?;
+        delete(vault, id).await
     }
 }

@@ -20,6 +20,7 @@
 
 mod builder;
 mod catalog;
+mod catalog_admin;
 mod catalog_clock;
 mod check;
 mod codec;

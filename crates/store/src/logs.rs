@@ -7,18 +7,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use backstop_core::{Clock, Error, Result};
-use slatedb::admin::Admin;
 
-use crate::catalog_clock::CatalogClock;
-use crate::failure;
+use crate::builder::CATALOG;
+use crate::catalog_admin;
 use crate::place::Place;
-
-/// How long the store may take to give a manifest: asked this way, SlateDB would
-/// ask again for ever.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The numbers of the logs that are there.
 async fn listed(place: &Place, folder: &str) -> Result<BTreeSet<u64>> {
@@ -31,30 +25,16 @@ async fn listed(place: &Place, folder: &str) -> Result<BTreeSet<u64>> {
 }
 
 /// The object of the first log that is missing, if one is. Costs two requests.
-pub(crate) async fn missing(
-    place: &Place,
-    catalog: &str,
-    clock: &Arc<dyn Clock>,
-) -> Result<Option<String>> {
-    let folder = format!("{catalog}/wal");
+pub(crate) async fn missing(place: &Place, clock: &Arc<dyn Clock>) -> Result<Option<String>> {
+    let folder = format!("{CATALOG}/wal");
     // The list comes first: what is deleted later is no gap in it, and what is
     // deleted before is not needed by the manifest.
     let mut there = listed(place, &folder).await?;
     let Some(newest) = there.last().copied() else {
         return Ok(None);
     };
-    let admin = Admin::builder(place.path(catalog), Arc::clone(&place.store))
-        .with_system_clock(CatalogClock::new(Arc::clone(clock)))
-        .build();
-    let manifest = tokio::time::timeout(PATIENCE, admin.read_manifest(None)).await;
-    let manifest = manifest
-        .map_err(|_| {
-            Error::unavailable(format!(
-                "the store does not give the manifest of the catalog at {}",
-                place.name
-            ))
-        })?
-        .map_err(|error| failure::of_catalog("reading the vault's catalog", error))?;
+    let admin = catalog_admin::admin(place, clock).build();
+    let manifest = catalog_admin::manifest(place, &admin).await?;
     let Some(manifest) = manifest else {
         return Ok(None);
     };

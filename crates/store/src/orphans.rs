@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backstop_core::{Clock, Result, Timestamp};
-use slatedb::admin::Admin;
 use slatedb::config::{GarbageCollectorDirectoryOptions, GarbageCollectorOptions};
 
 use crate::catalog::{Batch, CLEAN_EPOCH, Catalog, TAKEOVER};
-use crate::catalog_clock::CatalogClock;
+use crate::catalog_admin;
 use crate::failure;
 use crate::pack::name::PackName;
 use crate::pack::sink::{PackStore, UNFINISHED};
@@ -54,9 +53,9 @@ pub(crate) async fn mark_clean(catalog: &Catalog, epoch: u64) -> Result<()> {
 }
 
 /// Notes that an owner was overridden, who may still be alive.
-pub(crate) async fn note_takeover(catalog: &Catalog, now: Timestamp) -> Result<()> {
+pub(crate) async fn note_takeover(catalog: &Catalog, at: Timestamp) -> Result<()> {
     let mut batch = Batch::default();
-    batch.put(TAKEOVER, &record::encode(&now)?);
+    batch.put(TAKEOVER, &record::encode(&at)?);
     catalog.write(batch).await?;
     catalog.flush().await
 }
@@ -93,12 +92,7 @@ pub(crate) async fn is_alone(catalog: &Catalog, place: &Place, now: Timestamp) -
 ///
 /// Fences and manifests keep a suspended old owner from writing. Where one
 /// can exist they stay for a week.
-pub(crate) async fn tidy(
-    place: &Place,
-    path: &str,
-    alone: bool,
-    clock: &Arc<dyn Clock>,
-) -> Result<()> {
+pub(crate) async fn tidy(place: &Place, alone: bool, clock: &Arc<dyn Clock>) -> Result<()> {
     let directory = |min_age| {
         Some(GarbageCollectorDirectoryOptions {
             interval: None,
@@ -119,9 +113,7 @@ pub(crate) async fn tidy(
         object_store_max_retries: Some(1),
         ..GarbageCollectorOptions::default()
     };
-    let admin = Admin::builder(place.path(path), Arc::clone(&place.store))
-        .with_system_clock(CatalogClock::new(Arc::clone(clock)))
-        .build();
+    let admin = catalog_admin::admin(place, clock).build();
     admin
         .run_gc_once(options)
         .await

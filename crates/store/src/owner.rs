@@ -6,7 +6,7 @@
 //! owner's next flush fails.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -41,8 +41,9 @@ pub(crate) struct Ownership {
     lock: Option<File>,
     /// What a lease knows us by.
     holder: String,
-    /// Whether an owner was overridden, who may still be alive.
-    pub(crate) forced: bool,
+    /// When an owner was overridden who may still be alive, if the catalog
+    /// may not know of it yet.
+    pub(crate) overridden: Option<Timestamp>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,11 +69,12 @@ impl Ownership {
     pub(crate) async fn take(place: &Place, takeover: Takeover, now: Timestamp) -> Result<Self> {
         if let Some(folder) = place.folder.clone() {
             let name = place.clone();
-            let locked = tokio::task::spawn_blocking(move || lock(&name, &folder, takeover)).await;
+            let locked =
+                tokio::task::spawn_blocking(move || lock(&name, &folder, takeover, now)).await;
             return locked
                 .map_err(|error| Error::internal("locking a vault panicked").with_source(error))?;
         }
-        let mut forced = false;
+        let mut overridden = None;
         match place.get(LEASE_NAME).await {
             Ok(bytes) => {
                 // A damaged lease informs of nothing.
@@ -82,7 +84,7 @@ impl Ownership {
                     if takeover == Takeover::Refuse {
                         return Err(owned(place, &format!("process {}", lease.process)));
                     }
-                    forced = true;
+                    overridden = Some(now);
                 }
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -92,7 +94,7 @@ impl Ownership {
         let ownership = Self {
             lock: None,
             holder: format!("{holder:016x}"),
-            forced,
+            overridden,
         };
         ownership.renew(place, now).await?;
         Ok(ownership)
@@ -127,6 +129,14 @@ impl Ownership {
         }
     }
 
+    /// Forgets that an owner was overridden: the catalog knows of it.
+    pub(crate) fn noted(&self, place: &Place) -> Result<()> {
+        let failed = |error| failure::of_io(Path::new(&place.name), error);
+        let lock = self.lock.as_ref();
+        lock.map_or(Ok(()), |file| Holder::of_us(None).write(file))
+            .map_err(failed)
+    }
+
     /// Gives the vault up; a lease that has become another owner's stays.
     pub(crate) async fn release(&self, place: &Place) -> Result<()> {
         if let Some(lock) = &self.lock {
@@ -146,7 +156,54 @@ impl Ownership {
     }
 }
 
-fn lock(place: &Place, folder: &Path, takeover: Takeover) -> Result<Ownership> {
+/// What the lock file tells: who has it, and what the catalog does not know yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Holder {
+    process: u32,
+    /// When an owner was overridden.
+    overridden: Option<Timestamp>,
+}
+
+impl Holder {
+    const LENGTH: usize = 32;
+
+    fn of_us(overridden: Option<Timestamp>) -> Self {
+        Self {
+            process: std::process::id(),
+            overridden,
+        }
+    }
+
+    /// What a file tells; nothing if nobody has had it yet.
+    fn read(file: &File) -> std::io::Result<Option<Self>> {
+        let mut bytes = [0; Self::LENGTH];
+        match file.read_exact_at(&mut bytes, 0) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let mut words = text.split_whitespace();
+        let process = words.next().and_then(|word| word.parse().ok());
+        let time = words.next().and_then(|word| word.parse().ok());
+        Ok(process.map(|process| Self {
+            process,
+            overridden: time.map(Timestamp),
+        }))
+    }
+
+    /// One write of always the same length: who reads meanwhile, and what a
+    /// crash leaves, has the old or the new.
+    fn write(self, file: &File) -> std::io::Result<()> {
+        let time = self
+            .overridden
+            .map_or("-".to_owned(), |at| at.0.to_string());
+        let line = format!("{:<10} {time:<20}\n", self.process);
+        file.write_all_at(line.as_bytes(), 0)
+    }
+}
+
+fn lock(place: &Place, folder: &Path, takeover: Takeover, now: Timestamp) -> Result<Ownership> {
     let path = folder.join(LOCK_NAME);
     let failed = |error| failure::of_io(&path, error);
     let open = |path: &Path| {
@@ -157,7 +214,6 @@ fn lock(place: &Place, folder: &Path, takeover: Takeover) -> Result<Ownership> {
             .truncate(false)
             .open(path)
     };
-    let mut forced = false;
     let file = loop {
         let file = open(&path).map_err(failed)?;
         let file = match file.try_lock() {
@@ -168,15 +224,19 @@ fn lock(place: &Place, folder: &Path, takeover: Takeover) -> Result<Ownership> {
                 let file = open(&fresh).map_err(failed)?;
                 file.try_lock()
                     .map_err(|_| owned(place, "a process that is taking over"))?;
+                // Before it is the vault's: whoever opens the vault after us
+                // must know, even if we come no further.
+                Holder::of_us(Some(now)).write(&file).map_err(failed)?;
                 std::fs::rename(&fresh, &path).map_err(failed)?;
-                forced = true;
                 file
             }
             Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
                 // Who it is only serves the message.
-                let _ = (&file).read_to_string(&mut holder);
-                return Err(owned(place, &format!("process {}", holder.trim())));
+                let by = match Holder::read(&file) {
+                    Ok(Some(holder)) => format!("process {}", holder.process),
+                    _ => "another process".to_owned(),
+                };
+                return Err(owned(place, &by));
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         };
@@ -186,15 +246,13 @@ fn lock(place: &Place, folder: &Path, takeover: Takeover) -> Result<Ownership> {
             break file;
         }
     };
-    let note = || -> std::io::Result<()> {
-        file.set_len(0)?;
-        (&file).write_all(std::process::id().to_string().as_bytes())
-    };
-    note().map_err(failed)?;
+    let before = Holder::read(&file).map_err(failed)?;
+    let overridden = before.and_then(|holder| holder.overridden);
+    Holder::of_us(overridden).write(&file).map_err(failed)?;
     Ok(Ownership {
         lock: Some(file),
         holder: String::new(),
-        forced,
+        overridden,
     })
 }
 
@@ -232,7 +290,7 @@ mod tests {
         let second = Ownership::take(&place, Takeover::Force, Timestamp(0))
             .await
             .unwrap();
-        assert!(second.forced);
+        assert_eq!(second.overridden, Some(Timestamp(0)));
         drop(first);
         let third = Ownership::take(&place, Takeover::Refuse, Timestamp(0)).await;
         assert_eq!(
@@ -241,12 +299,17 @@ mod tests {
             "the second still owns it"
         );
         drop(second);
-        assert!(
-            !Ownership::take(&place, Takeover::Refuse, Timestamp(0))
-                .await
-                .unwrap()
-                .forced
-        );
+        // Who took over may have died before the catalog knew of it.
+        for at in [7, 8] {
+            let next = Ownership::take(&place, Takeover::Refuse, Timestamp(at)).await;
+            let next = next.unwrap();
+            assert_eq!(next.overridden, Some(Timestamp(0)));
+            if at == 8 {
+                next.noted(&place).unwrap();
+            }
+        }
+        let last = Ownership::take(&place, Takeover::Refuse, Timestamp(9)).await;
+        assert_eq!(last.unwrap().overridden, None);
     }
 
     #[tokio::test]
@@ -259,9 +322,10 @@ mod tests {
             take(Takeover::Refuse, 1000).await.unwrap_err().kind(),
             ErrorKind::Locked
         );
-        assert!(take(Takeover::Force, 1000).await.unwrap().forced);
+        let forced = take(Takeover::Force, 1000).await.unwrap();
+        assert_eq!(forced.overridden, Some(Timestamp(1000)));
         let last = take(Takeover::Refuse, 32_000).await.unwrap();
-        assert!(!last.forced);
+        assert_eq!(last.overridden, None);
         last.release(&place).await.unwrap();
         take(Takeover::Refuse, 32_001).await.unwrap();
     }

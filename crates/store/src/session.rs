@@ -99,9 +99,19 @@ struct State {
     /// Chunks that wait in runs, with their plain lengths.
     queued: HashMap<ChunkDigest, u32>,
     added: Added,
-    bytes_at_checkpoint: u64,
-    regions_at_checkpoint: u64,
+    /// Where the last checkpoint began, and what is durable.
+    checkpoint: Mark,
+    durable: Mark,
     over: bool,
+}
+
+/// How far a synchronization has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Mark {
+    /// What it has added, and what waits to be.
+    bytes: u64,
+    /// The regions that are dealt with.
+    regions: u64,
 }
 
 /// What a synchronization has added to the vault.
@@ -114,15 +124,12 @@ pub(crate) struct Added {
 }
 
 impl State {
-    /// What it has added, and what waits to be.
-    fn bytes_taken(&self) -> u64 {
-        self.added.bytes + self.run_bytes as u64
-    }
-
-    /// The regions that are dealt with.
-    fn regions_done(&self) -> u64 {
+    fn mark(&self) -> Mark {
         let done = self.streams.iter().map(|stream| stream.next);
-        done.fold(0, u64::saturating_add)
+        Mark {
+            bytes: self.added.bytes + self.run_bytes as u64,
+            regions: done.fold(0, u64::saturating_add),
+        }
     }
 }
 
@@ -179,11 +186,11 @@ impl Session {
             run_bytes: 0,
             queued: HashMap::new(),
             added: start.added,
-            bytes_at_checkpoint: start.added.bytes,
-            regions_at_checkpoint: 0,
+            checkpoint: Mark::default(),
+            durable: Mark::default(),
             over: false,
         };
-        state.regions_at_checkpoint = state.regions_done();
+        (state.checkpoint, state.durable) = (state.mark(), state.mark());
         let writing = vault.streams.begin(begin.streams.len());
         Ok(Self {
             failures,
@@ -376,11 +383,12 @@ impl Session {
 
     /// Makes durable what was done so far.
     async fn checkpoint(&self) -> Result<()> {
-        let next: Vec<u64> = {
+        let (mark, next) = {
             let mut state = self.state.lock().await;
-            state.bytes_at_checkpoint = state.bytes_taken();
-            state.regions_at_checkpoint = state.regions_done();
-            state.streams.iter().map(|stream| stream.next).collect()
+            // At once, so that others don't begin one too.
+            state.checkpoint = state.mark();
+            let next = state.streams.iter().map(|stream| stream.next);
+            (state.checkpoint, next.collect::<Vec<u64>>())
         };
         let settled = self.settle().await?;
         self.vault.writer()?.finish_all().await?;
@@ -403,7 +411,9 @@ impl Session {
             bytes_added: settled.added.bytes,
             plain_bytes_added: settled.added.plain_bytes,
         };
-        self.vault.put_unfinished(self, &entry).await
+        self.vault.put_unfinished(self, &entry).await?;
+        self.state.lock().await.durable = mark;
+        Ok(())
     }
 }
 

@@ -259,7 +259,11 @@ async fn the_second_begin_of_a_source_stands() {
 #[tokio::test]
 async fn groups_that_overlap_do_not_lock_up() {
     let rig = Rig::new().await;
-    for _ in 0..10 {
+    for round in 0..10 {
+        let kind = match round {
+            0 => PointKind::Initial,
+            _ => PointKind::ConsistencyCheck,
+        };
         let requests = ["a", "b", "c"].map(|source| rig.request(source, 100, None));
         for request in &requests {
             rig.begin(request).await;
@@ -267,7 +271,6 @@ async fn groups_that_overlap_do_not_lock_up() {
         rig.faults
             .inject_next(Operation::StoreQuery, Effect::Delay(7));
         let group = |order: [usize; 3]| {
-            let kind = PointKind::ConsistencyCheck;
             rig.service
                 .commit(order.map(|index| facts(&requests[index], kind)).to_vec())
         };

@@ -1,9 +1,11 @@
 //! Damage that is found becomes doubt, and doubt becomes a check.
 
+use std::sync::Arc;
+
 use backstop_core::memory::{Effect, MemoryTarget, Operation};
 use backstop_core::{
-    ByteCount, ByteOffset, Clock, ErrorKind, Event, Extent, InconsistencyReason, NoMonitor, Plan,
-    PointKind, RecoveryPoint, ReplicaState, StreamName,
+    BeginRequest, ByteCount, ByteOffset, Clock, ErrorKind, Event, Extent, InconsistencyReason,
+    NoMonitor, Plan, PointKind, Recovery, RecoveryPoint, ReplicaState, StreamName,
 };
 use backstop_server::RestoreOptions;
 
@@ -28,12 +30,36 @@ fn damage(rig: &Rig, point: &RecoveryPoint) {
         .unwrap();
 }
 
+/// A replica and its first point.
+async fn full(rig: &Rig) -> RecoveryPoint {
+    rig.protect("vm", LENGTH, None, &[(0, &rig.bytes(200_000))])
+        .await
+}
+
+/// Damages a point, and reads it.
+async fn find_damage(rig: &Rig, point: &RecoveryPoint) -> Arc<dyn Recovery> {
+    damage(rig, point);
+    let image = rig.server.open(point.id).await.unwrap();
+    assert!(image.read(ByteOffset(0), ByteCount(LENGTH)).await.is_err());
+    image
+}
+
+async fn begin_check(rig: &Rig) -> BeginRequest {
+    let check = rig.request("vm", LENGTH, None);
+    rig.begin(&check).await;
+    check
+}
+
+async fn commit_check(rig: &Rig, check: &BeginRequest) {
+    rig.commit(check, PointKind::ConsistencyCheck)
+        .await
+        .unwrap();
+}
+
 #[tokio::test]
 async fn a_restore_that_finds_damage_in_the_head_asks_for_a_check() {
     let rig = Rig::new().await;
-    let head = rig
-        .protect("vm", LENGTH, None, &[(0, &rig.bytes(200_000))])
-        .await;
+    let head = full(&rig).await;
     damage(&rig, &head);
     assert_eq!(state(&rig).await, ReplicaState::Consistent, "not found yet");
     let report = rig
@@ -64,9 +90,7 @@ async fn a_restore_that_finds_damage_in_the_head_asks_for_a_check() {
 #[tokio::test]
 async fn a_read_that_finds_damage_is_answered_even_if_it_is_not_noted() {
     let rig = Rig::new().await;
-    let head = rig
-        .protect("vm", LENGTH, None, &[(0, &rig.bytes(200_000))])
-        .await;
+    let head = full(&rig).await;
     damage(&rig, &head);
     let image = rig.server.open(head.id).await.unwrap();
     image.read(ByteOffset(0), ByteCount(10)).await.unwrap();
@@ -102,15 +126,10 @@ async fn damage_of_what_is_no_head_is_no_doubt() {
     assert_eq!(state(&rig).await, ReplicaState::Consistent);
 
     // A check that sends the bytes again ends the doubt about the head.
-    damage(&rig, &head);
-    let image = rig.server.open(head.id).await.unwrap();
-    assert!(image.read(ByteOffset(0), ByteCount(LENGTH)).await.is_err());
+    let image = find_damage(&rig, &head).await;
     assert_eq!(state(&rig).await, damaged(&rig));
-    let check = rig.request("vm", LENGTH, None);
-    rig.begin(&check).await;
-    rig.commit(&check, PointKind::ConsistencyCheck)
-        .await
-        .unwrap();
+    let check = begin_check(&rig).await;
+    commit_check(&rig, &check).await;
     assert_eq!(state(&rig).await, ReplicaState::Consistent);
     assert!(image.read(ByteOffset(0), ByteCount(LENGTH)).await.is_err());
     assert_eq!(state(&rig).await, ReplicaState::Consistent, "noted before");
@@ -120,26 +139,16 @@ async fn damage_of_what_is_no_head_is_no_doubt() {
 #[tokio::test]
 async fn a_check_that_trusts_names_does_not_end_doubt_about_stored_data() {
     let rig = Rig::new().await;
-    let head = rig
-        .protect("vm", LENGTH, None, &[(0, &rig.bytes(200_000))])
-        .await;
+    let head = full(&rig).await;
     // Begun before the damage was found.
-    let check = rig.request("vm", LENGTH, None);
-    rig.begin(&check).await;
-    damage(&rig, &head);
-    let image = rig.server.open(head.id).await.unwrap();
-    assert!(image.read(ByteOffset(0), ByteCount(LENGTH)).await.is_err());
+    let check = begin_check(&rig).await;
+    find_damage(&rig, &head).await;
     assert_eq!(state(&rig).await, damaged(&rig));
-    rig.commit(&check, PointKind::ConsistencyCheck)
-        .await
-        .unwrap();
+    commit_check(&rig, &check).await;
     assert_eq!(state(&rig).await, damaged(&rig));
 
-    let check = rig.request("vm", LENGTH, None);
-    rig.begin(&check).await;
-    rig.commit(&check, PointKind::ConsistencyCheck)
-        .await
-        .unwrap();
+    let check = begin_check(&rig).await;
+    commit_check(&rig, &check).await;
     assert_eq!(state(&rig).await, ReplicaState::Consistent);
 }
 
@@ -147,20 +156,13 @@ async fn a_check_that_trusts_names_does_not_end_doubt_about_stored_data() {
 #[tokio::test]
 async fn damage_that_is_found_during_a_check_asks_for_another() {
     let rig = Rig::new().await;
-    let head = rig
-        .protect("vm", LENGTH, None, &[(0, &rig.bytes(200_000))])
-        .await;
+    let head = full(&rig).await;
     rig.server.request_check(&name("vm")).await.unwrap();
-    let check = rig.request("vm", LENGTH, None);
-    rig.begin(&check).await;
-    damage(&rig, &head);
-    let image = rig.server.open(head.id).await.unwrap();
-    assert!(image.read(ByteOffset(0), ByteCount(LENGTH)).await.is_err());
+    let check = begin_check(&rig).await;
+    find_damage(&rig, &head).await;
     // Beginning it again forgets nothing.
     rig.begin(&check).await;
-    rig.commit(&check, PointKind::ConsistencyCheck)
-        .await
-        .unwrap();
+    commit_check(&rig, &check).await;
     assert_ne!(state(&rig).await, ReplicaState::Consistent);
 }
 
@@ -175,9 +177,7 @@ async fn a_base_that_is_damaged_is_checked() {
         Operation::StoreCommit,
     ] {
         let rig = Rig::new().await;
-        let head = rig
-            .protect("vm", LENGTH, None, &[(0, &rig.bytes(200_000))])
-            .await;
+        let head = full(&rig).await;
         rig.faults
             .inject_next(operation, Effect::Fail(ErrorKind::Corrupt));
         if operation == Operation::StoreOpen {

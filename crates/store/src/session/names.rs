@@ -13,7 +13,6 @@ use backstop_core::{
 use super::Session;
 use crate::fetch;
 use crate::pack::frame::Content;
-use crate::pack::index::Location;
 
 impl Session {
     /// Whether this synchronization may name a chunk in a region without
@@ -28,14 +27,17 @@ impl Session {
 
     /// The plain lengths of chunks that are stored or wait to be.
     pub(super) async fn lengths(&self, digests: &[ChunkDigest]) -> Result<Vec<Option<u32>>> {
-        let located = self.vault.index.locate(Content::Chunk, digests).await?;
-        let state = self.state.lock().await;
-        let length = |(digest, location): (&ChunkDigest, Option<Location>)| {
-            location
-                .map(|l| l.plain_length)
-                .or_else(|| state.queued.get(digest).copied())
+        // First what waits: from there it goes to where the index finds it.
+        let mut lengths: Vec<Option<u32>> = {
+            let state = self.state.lock().await;
+            let queued = |digest| state.queued.get(digest).copied();
+            digests.iter().map(queued).collect()
         };
-        Ok(digests.iter().zip(located).map(length).collect())
+        let located = self.vault.index.locate(Content::Chunk, digests).await?;
+        for (length, location) in lengths.iter_mut().zip(located) {
+            *length = location.map(|at| at.plain_length).or(*length);
+        }
+        Ok(lengths)
     }
 
     /// Checks that every chunk a piece names is known and long enough.

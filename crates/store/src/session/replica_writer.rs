@@ -148,14 +148,12 @@ impl ReplicaWriter for Session {
                 told.next = told.next.max(next.0);
                 self.resume[stream].store(told.next, Ordering::Release);
             }
-            let taken = state.bytes_taken();
-            let compared = state.regions_done();
+            let (mark, last) = (state.mark(), state.checkpoint);
             let settings = &self.vault.settings;
             // A check costs reading, even where it finds nothing to take.
-            taken.saturating_sub(state.bytes_at_checkpoint) >= settings.checkpoint_bytes
+            mark.bytes.saturating_sub(last.bytes) >= settings.checkpoint_bytes
                 || self.begin.kind == PointKind::ConsistencyCheck
-                    && compared.saturating_sub(state.regions_at_checkpoint)
-                        >= settings.checkpoint_regions
+                    && mark.regions.saturating_sub(last.regions) >= settings.checkpoint_regions
         };
         if due { self.checkpoint().await } else { Ok(()) }
     }
@@ -166,8 +164,7 @@ impl ReplicaWriter for Session {
             if state.over {
                 return Ok(());
             }
-            state.bytes_taken() != state.bytes_at_checkpoint
-                || state.regions_done() != state.regions_at_checkpoint
+            state.mark() != state.durable
         };
         let kept = if behind {
             self.checkpoint().await

@@ -184,3 +184,27 @@ async fn a_write_that_is_abandoned_while_others_settle_loses_nothing() {
         .await;
     assert!(read.unwrap()[..] == bytes[..]);
 }
+
+/// Suspending looks at what is durable, not at what was begun.
+#[tokio::test]
+async fn a_checkpoint_that_is_abandoned_is_made_when_suspended() {
+    let store = DedupStore::create("memory://").await.unwrap();
+    let session = session(&store).await;
+    let (update, _) = update(6);
+    session.write(update).await.unwrap();
+    session.progress(0, RegionIndex(1)).await.unwrap();
+    let hold = session.hold().await;
+    {
+        let mut checkpoint = pin!(session.checkpoint());
+        for _ in 0..10 {
+            assert!(futures::poll!(&mut checkpoint).is_pending());
+            others_go_on().await;
+        }
+    }
+    drop(hold);
+    session.suspend().await.unwrap();
+    let begin = session.begin.clone();
+    drop(session);
+    let again = store.begin(begin).await.unwrap();
+    assert_eq!(again.resume_at(0), RegionIndex(1));
+}

@@ -13,7 +13,7 @@ use backstop_store::{Credential, DedupStore, DedupStoreBuilder};
 use crate::history::{History, Kept, holds};
 use crate::images::{self, Machine};
 
-fn at(place: &Path) -> DedupStoreBuilder {
+pub(crate) fn at(place: &Path) -> DedupStoreBuilder {
     DedupStore::at(place.to_str().unwrap()).with_credential(Credential::key([3; 32]))
 }
 
@@ -33,11 +33,7 @@ async fn subject() -> Subject {
     let mut machine = Machine::new("a", DISK);
     machine.write(&mut random, 0, 700_000);
     machine.write(&mut random, 4_000_000, 700_000);
-    let mut group = [&mut machine];
-    history
-        .protect(&vault, &mut random, &mut group)
-        .await
-        .unwrap();
+    history.protect_one(&vault, &mut random, &mut machine).await;
     vault.close().await.unwrap();
     Subject {
         points: history.known().points,
@@ -55,10 +51,7 @@ impl Subject {
     }
 
     fn change(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
-        let path = self.folder.path().join(path);
-        let mut bytes = std::fs::read(&path).unwrap();
-        change(&mut bytes);
-        std::fs::write(&path, bytes).unwrap();
+        images::change(&self.folder.path().join(path), change);
     }
 
     fn remove(&self, path: &str) {

@@ -112,10 +112,7 @@ async fn take_over(seed: u64) {
     let history = History::default();
     let mut machine = Machine::new("new", DISK);
     machine.write(&mut random, 0, 300_000);
-    history
-        .protect(&vault, &mut random, &mut [&mut machine])
-        .await
-        .unwrap();
+    history.protect_one(&vault, &mut random, &mut machine).await;
     let before: Vec<_> = vault.points(&old_machine(seed, 0).name).await.unwrap();
     let before_packs = packs(folder.path());
 
@@ -148,10 +145,7 @@ async fn take_over(seed: u64) {
         "packs {lost:?} are gone"
     );
     machine.scribble(&mut random, 4, 50_000);
-    history
-        .protect(&vault, &mut random, &mut [&mut machine])
-        .await
-        .unwrap();
+    history.protect_one(&vault, &mut random, &mut machine).await;
     let refused = at(place).open().await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Locked, "{refused}");
     vault.close().await.unwrap();
@@ -186,10 +180,7 @@ async fn a_lease_refuses_and_a_fence_decides() {
     let history = History::default();
     let mut machine = Machine::new("a", DISK);
     machine.write(&mut random, 0, 200_000);
-    history
-        .protect(&old, &mut random, &mut [&mut machine])
-        .await
-        .unwrap();
+    history.protect_one(&old, &mut random, &mut machine).await;
 
     let refused = on(&store, &clock).open().await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Locked, "{refused}");
@@ -205,10 +196,7 @@ async fn a_lease_refuses_and_a_fence_decides() {
     history.check(&new).await;
     let mut other = Machine::new("b", DISK);
     other.write(&mut random, 0, 150_000);
-    history
-        .protect(&new, &mut random, &mut [&mut other])
-        .await
-        .unwrap();
+    history.protect_one(&new, &mut random, &mut other).await;
 
     let late = images::new_point(&mut random, &begin);
     let fenced = old.commit(vec![late]).await.unwrap_err();
@@ -220,10 +208,7 @@ async fn a_lease_refuses_and_a_fence_decides() {
     drop(old);
     let refused = on(&store, &clock).open().await.map(drop).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Locked, "{refused}");
-    history
-        .protect(&new, &mut random, &mut [&mut machine])
-        .await
-        .unwrap();
+    history.protect_one(&new, &mut random, &mut machine).await;
     history.check(&new).await;
     new.close().await.unwrap();
     let last = on(&store, &clock).open().await.unwrap();

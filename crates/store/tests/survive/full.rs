@@ -72,11 +72,7 @@ async fn a_full_disk_is_told_and_survived() {
     let mut vault = at(&place).create().await.unwrap();
     let mut machine = Machine::new("a", 6_000_000);
     machine.write(&mut random, 0, 3_000_000);
-    let mut group = [&mut machine];
-    history
-        .protect(&vault, &mut random, &mut group)
-        .await
-        .unwrap();
+    history.protect_one(&vault, &mut random, &mut machine).await;
 
     for episode in 0..3 {
         // Until it is full.
@@ -116,11 +112,7 @@ async fn a_full_disk_is_told_and_survived() {
         }
         history.check(&vault).await;
         history.catch_up(&mut machine);
-        let mut group = [&mut machine];
-        history
-            .protect(&vault, &mut random, &mut group)
-            .await
-            .unwrap();
+        history.protect_one(&vault, &mut random, &mut machine).await;
         history.check(&vault).await;
     }
 

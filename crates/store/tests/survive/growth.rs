@@ -52,11 +52,7 @@ async fn a_hundred_short_runs_leave_no_pile_of_small_objects() {
         clock.advance(Duration::from_hours(1));
         let vault = at().open().await.unwrap();
         machine.scribble(&mut random, 2, 5_000);
-        let mut group = [&mut machine];
-        history
-            .protect(&vault, &mut random, &mut group)
-            .await
-            .unwrap();
+        history.protect_one(&vault, &mut random, &mut machine).await;
         vault.close().await.unwrap();
         // Just tidied: every eighth opening, of which making it was the first.
         if (run + 1) % 8 == 0 {
@@ -102,10 +98,7 @@ async fn a_clock_that_is_set_back_stops_nothing() {
         clock.set(backstop_core::Timestamp(clock.now().0 - back as i64));
         let vault = on().open().await.unwrap();
         machine.scribble(&mut random, 2, 50_000);
-        history
-            .protect(&vault, &mut random, &mut [&mut machine])
-            .await
-            .unwrap();
+        history.protect_one(&vault, &mut random, &mut machine).await;
         vault.close().await.unwrap();
         history.check(&on().open_read_only().await.unwrap()).await;
     }

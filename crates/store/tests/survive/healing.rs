@@ -12,18 +12,15 @@ use backstop_core::{
     ByteCount, ChunkDigest, ErrorKind, PointKind, REGION_LENGTH, RecoveryStore, RegionIndex,
     ReplicaWriter, Result, StreamName, region_count,
 };
-use backstop_store::{Credential, DedupStore, DedupStoreBuilder};
+use backstop_store::DedupStore;
 
+use crate::damage::at;
 use crate::faults::{Action, Request};
 use crate::history::{History, Kept, holds};
 use crate::images::{self, Machine};
 use crate::reading::scripted;
 
 const DISK: usize = 9_000_000;
-
-fn at(place: &Path) -> DedupStoreBuilder {
-    DedupStore::at(place.to_str().unwrap()).with_credential(Credential::key([3; 32]))
-}
 
 /// A closed vault on local files with two points that share most of their data.
 struct Subject {
@@ -79,10 +76,7 @@ impl Subject {
     }
 
     fn change(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
-        let path = self.folder.path().join(path);
-        let mut bytes = std::fs::read(&path).unwrap();
-        change(&mut bytes);
-        std::fs::write(&path, bytes).unwrap();
+        images::change(&self.folder.path().join(path), change);
     }
 
     fn remove(&self, path: &str) {
@@ -346,11 +340,7 @@ async fn only_a_verifying_check_reads_what_is_stored() {
     let history = History::default();
     let mut machine = Machine::new("a", DISK);
     machine.write(&mut random, 0, 5_000_000);
-    let mut group = [&mut machine];
-    history
-        .protect(&vault, &mut random, &mut group)
-        .await
-        .unwrap();
+    history.protect_one(&vault, &mut random, &mut machine).await;
     vault.close().await.unwrap();
     let mut reads = Vec::new();
     for verify in [false, true] {

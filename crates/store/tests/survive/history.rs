@@ -63,6 +63,17 @@ impl History {
         self.commit(vault, random, machines, &begins).await
     }
 
+    /// Makes a point of one machine, which must succeed.
+    pub(crate) async fn protect_one(
+        &self,
+        vault: &DedupStore,
+        random: &mut fastrand::Rng,
+        machine: &mut Machine,
+    ) {
+        let mut group = [machine];
+        self.protect(vault, random, &mut group).await.unwrap();
+    }
+
     /// Commits synchronizations that have sent everything.
     pub(crate) async fn commit(
         &self,

@@ -243,6 +243,13 @@ pub(crate) fn first_difference(left: &[u8], right: &[u8]) -> Option<ByteOffset> 
     Some(ByteOffset(at.unwrap_or(left.len().min(right.len())) as u64))
 }
 
+/// Changes what a file holds.
+pub(crate) fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = std::fs::read(path).unwrap();
+    change(&mut bytes);
+    std::fs::write(path, bytes).unwrap();
+}
+
 /// An image that is kept to compare with.
 pub(crate) type Plain = Arc<[u8]>;
 

@@ -9,7 +9,7 @@ use object_store::ObjectStore;
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 
-use crate::faults::{Action, Request};
+use crate::faults::{Action, FaultyStore, Request, Script};
 use crate::images;
 use crate::reading::scripted;
 
@@ -62,7 +62,9 @@ async fn slots_come_and_go_and_the_last_stays() {
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
 
     let replaced = vault.replace_key(&added.id, &other).await.unwrap();
-    assert_eq!((&replaced.id, replaced.kind), (&added.id, KeySlotKind::Key));
+    assert_eq!(replaced.kind, KeySlotKind::Key);
+    let error = vault.remove_key(&added.id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     assert!(!opens(&at, &pass).await && opens(&at, &other).await);
     let error = vault.replace_key("00", &raw).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
@@ -148,4 +150,64 @@ async fn a_failed_replacement_leaves_the_old_key() {
     script.pass();
     assert!(!opens(&at, &fresh).await);
     assert!(opens(&at, &Credential::key([7; 32])).await);
+}
+
+/// An owner that falls asleep while it removes a slot may wake at any time.
+#[tokio::test]
+async fn a_slot_that_may_go_is_not_counted_on() {
+    let (script, at) = scripted();
+    let old = at().create().await.unwrap();
+    let first = old.key_slots().await.unwrap().remove(0);
+    let second = old.add_key(&Credential::key([9; 32])).await.unwrap();
+    script.rule(|request, path| {
+        if request == Request::Delete && path.contains("/keys/") {
+            Action::Fail
+        } else {
+            Action::Pass
+        }
+    });
+    let error = old.remove_key(&second.id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    script.pass();
+
+    let new = at().with_takeover(Takeover::Force).open().await.unwrap();
+    let slots = new.key_slots().await.unwrap();
+    assert_eq!(kinds(&slots), [KeySlotKind::Condemned, KeySlotKind::Key]);
+    let error = new.remove_key(&first.id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    new.remove_key(&second.id).await.unwrap();
+    assert_eq!(new.key_slots().await.unwrap(), [first]);
+}
+
+/// Nothing stays of a slot that an owner adds while another takes over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_slot_added_while_another_takes_over_goes_again() {
+    let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let script = Arc::new(Script::default());
+    let slow = FaultyStore::new(Arc::clone(&inner), Arc::clone(&script));
+    let at = |store| DedupStore::on(store, "vault").with_credential(Credential::key([7; 32]));
+    let old = at(slow as Arc<dyn ObjectStore>).create().await.unwrap();
+    let slots = old.key_slots().await.unwrap();
+    let (reached, has_reached) = tokio::sync::oneshot::channel();
+    let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
+    let mut reached = Some(reached);
+    script.rule(move |request, path| {
+        if request == Request::Put
+            && path.contains("/keys/")
+            && let Some(reached) = reached.take()
+        {
+            reached.send(()).unwrap();
+            // It has shown before that the vault is its own.
+            may_go_on.recv().unwrap();
+        }
+        Action::Pass
+    });
+    let adding = tokio::spawn(async move { old.add_key(&Credential::key([9; 32])).await });
+    has_reached.await.unwrap();
+    let taking = at(Arc::clone(&inner)).with_takeover(Takeover::Force);
+    let new = taking.open().await.unwrap();
+    go_on.send(()).unwrap();
+    let error = adding.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+    assert_eq!(new.key_slots().await.unwrap(), slots);
 }

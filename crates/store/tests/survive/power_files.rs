@@ -144,11 +144,7 @@ async fn check(disk: &Disk, all: &[Known], told: usize, mut random: Option<fastr
     let mut random = fastrand::Rng::with_seed(9);
     machine.write(&mut random, 10_000, 60_000);
     history.catch_up(&mut machine);
-    let mut group = [&mut machine];
-    history
-        .protect(&vault, &mut random, &mut group)
-        .await
-        .unwrap();
+    history.protect_one(&vault, &mut random, &mut machine).await;
     history.check(&vault).await;
     vault.close().await.unwrap();
     drop(survived);

@@ -65,11 +65,7 @@ async fn a_reader_sees_its_points_while_the_owner_expires_them_and_writes_nothin
 
     for _ in 0..6 {
         machine.scribble(&mut random, 6, 50_000);
-        let mut group = [&mut machine];
-        history
-            .protect(&owner, &mut random, &mut group)
-            .await
-            .unwrap();
+        history.protect_one(&owner, &mut random, &mut machine).await;
     }
     history.expire(&owner, &first).await.unwrap();
     history.check(&owner).await;
@@ -112,11 +108,7 @@ async fn a_reader_sees_its_points_while_the_owner_expires_them_and_writes_nothin
     late.close().await.unwrap();
     // The owner was not disturbed.
     machine.scribble(&mut random, 6, 50_000);
-    let mut group = [&mut machine];
-    history
-        .protect(&owner, &mut random, &mut group)
-        .await
-        .unwrap();
+    history.protect_one(&owner, &mut random, &mut machine).await;
     history.check(&owner).await;
 }
 
@@ -130,11 +122,7 @@ async fn a_reader_of_local_files_changes_no_file_but_the_catalogs_manifest() {
     let history = History::default();
     let mut machine = Machine::new("a", 300_000);
     machine.write(&mut random, 0, 200_000);
-    let mut group = [&mut machine];
-    history
-        .protect(&owner, &mut random, &mut group)
-        .await
-        .unwrap();
+    history.protect_one(&owner, &mut random, &mut machine).await;
     owner.close().await.unwrap();
     drop(owner);
     let before = crate::images::files(folder.path());

@@ -33,11 +33,7 @@ async fn a_bad_answer_is_asked_for_once_more() {
     let mut machine = Machine::new("a", 5_000_000);
     machine.write(&mut random, 0, 400_000);
     machine.write(&mut random, 4_500_000, 100_000);
-    let mut group = [&mut machine];
-    history
-        .protect(&vault, &mut random, &mut group)
-        .await
-        .unwrap();
+    history.protect_one(&vault, &mut random, &mut machine).await;
     vault.close().await.unwrap();
     let kept = &history.known().points[0];
     for bad in [Action::Flip(5), Action::Tear(5), Action::Missing] {

@@ -235,10 +235,7 @@ async fn a_store_that_is_down_is_told_in_bounded_time() {
     let mut machine = Machine::new("a", 700_000);
     machine.write(&mut random, 0, 300_000);
     let vault = builder(&store).create().await.unwrap();
-    history
-        .protect(&vault, &mut random, &mut [&mut machine])
-        .await
-        .unwrap();
+    history.protect_one(&vault, &mut random, &mut machine).await;
     machine.write(&mut random, 0, 300_000);
     luck.strike(1000);
     let mut group = [&mut machine];
