@@ -262,6 +262,8 @@ impl RegionMap {
         merged.extend(old);
         self.slices = merged;
         self.normalize();
+        // Maps are kept in caches, which count slices.
+        self.slices.shrink_to_fit();
         Ok(())
     }
 

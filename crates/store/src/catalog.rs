@@ -28,6 +28,7 @@ use slatedb::config::{
     FlushOptions, FlushType, GarbageCollectorOptions, ReadOptions, ScanOptions, Settings,
 };
 use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
+use slatedb::db_cache::{DbCache, SplitCache};
 use slatedb::{Db, DbReader, WriteBatch};
 
 use crate::catalog_clock::CatalogClock;
@@ -81,6 +82,9 @@ impl std::fmt::Debug for Catalog {
     }
 }
 
+/// How often it is looked whether there is something to compact.
+const COMPACTION_POLL: Duration = Duration::from_secs(2);
+
 fn settings(budget: &MemoryBudget) -> Settings {
     Settings {
         // Commits flush by themselves; this bounds what a long
@@ -91,13 +95,22 @@ fn settings(budget: &MemoryBudget) -> Settings {
         max_unflushed_bytes: budget.catalog_unflushed,
         l0_sst_size_bytes: budget.catalog_unflushed / 2,
         l0_flush_parallelism: 1,
-        l0_max_ssts: 16,
-        l0_max_ssts_per_key: 16,
+        // Every question asks the filter of each of these tables.
+        l0_max_ssts: 8,
+        l0_max_ssts_per_key: 8,
         compactor_options: Some(CompactorOptions {
+            // Who writes waits when there are too many of them.
+            poll_interval: COMPACTION_POLL,
             max_concurrent_compactions: 1,
             object_store_max_retries: Some(RETRIES),
             worker: Some(CompactionWorkerOptions {
+                compactions_poll_interval: COMPACTION_POLL,
                 max_sst_size: 16 << 20,
+                // What it reads ahead is for each of its sources, of which
+                // there are up to eight.
+                max_subcompactions: 1,
+                max_fetch_tasks: 1,
+                bytes_to_fetch: 512 << 10,
                 ..CompactionWorkerOptions::default()
             }),
             ..CompactorOptions::default()
@@ -128,12 +141,21 @@ async fn latest_tick(db: &Db) -> Result<i64> {
 /// must be told, not waited for.
 const RETRIES: u32 = 3;
 
-fn cache(bytes: u64) -> Arc<MokaCache> {
-    Arc::new(MokaCache::new_with_opts(MokaCacheOptions {
-        max_capacity: bytes,
-        time_to_live: None,
-        time_to_idle: None,
-    }))
+/// One cache for blocks and one for what leads to them, the indexes and
+/// filters of tables. A question asks the filter of every table and a block of
+/// one of them; in one cache, many small blocks would keep a filter of a few
+/// hundred KiB from ever being taken in.
+fn cache(bytes: u64) -> Arc<SplitCache> {
+    let part = |max_capacity| -> Option<Arc<dyn DbCache>> {
+        Some(Arc::new(MokaCache::new_with_opts(MokaCacheOptions {
+            max_capacity,
+            time_to_live: None,
+            time_to_idle: None,
+        })))
+    };
+    let blocks = bytes / 4;
+    let split = SplitCache::new().with_block_cache(part(blocks));
+    Arc::new(split.with_meta_cache(part(bytes - blocks)).build())
 }
 
 impl Catalog {

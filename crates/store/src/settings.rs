@@ -8,9 +8,13 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryBudget {
-    /// Blocks, indexes and filters of the catalog.
+    /// Blocks, indexes and filters of the catalog: three quarters of it for
+    /// indexes and filters, which take about two bytes for each chunk of the
+    /// vault. Where these don't fit, most questions to the index read them
+    /// anew.
     pub catalog_cache: u64,
-    /// Entries of the catalog that are not yet in tables.
+    /// Keys and values of the catalog that are not yet in tables. In memory
+    /// such small entries take about seven times as much.
     pub catalog_unflushed: usize,
     /// Tables of packs: where the neighbours of a chunk stand.
     pub tables: usize,
@@ -30,14 +34,17 @@ impl Default for MemoryBudget {
 }
 
 impl MemoryBudget {
-    /// For vaults of about ten million chunks: a whole process stays within
-    /// 256 MiB.
+    /// For vaults of about ten million chunks: a whole process that protects
+    /// or restores one image is meant to stay within 256 MiB.
+    ///
+    /// Most of it goes to the filters of the index. Other caches gain little
+    /// from more: where chunks stand is asked once for a pack.
     pub fn large() -> Self {
         Self {
-            catalog_cache: 80 << 20,
-            catalog_unflushed: 16 << 20,
-            tables: 32 << 20,
-            nodes: 16 << 20,
+            catalog_cache: 36 << 20,
+            catalog_unflushed: 4 << 20,
+            tables: 12 << 20,
+            nodes: 8 << 20,
         }
     }
 }

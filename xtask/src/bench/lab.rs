@@ -215,6 +215,7 @@ fn ready_images(options: &Options, root: &Path) -> Outcome<Images> {
         Row::Scattered,
         Row::Update,
         Row::Churn,
+        Row::LargeIndex,
     ];
     let folder = root.join("images");
     if let Some(given) = std::env::var_os("BACKSTOP_CORPUS") {

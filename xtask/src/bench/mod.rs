@@ -7,6 +7,7 @@ pub mod check;
 pub mod churn;
 pub mod growth;
 pub mod lab;
+pub mod large;
 pub mod machine;
 pub mod measure;
 pub mod plot;
@@ -45,7 +46,7 @@ pub struct Options {
     /// Measure with this program instead of building the sample command line
     #[arg(long, value_name = "PATH")]
     pub cli: Option<PathBuf>,
-    /// Only these rows (all but growth if not given)
+    /// Only these rows (all but growth and large-index if not given)
     #[arg(long, value_name = "ROWS", value_delimiter = ',')]
     pub only: Vec<Row>,
     /// Keep images and vaults
@@ -60,6 +61,12 @@ pub struct Options {
     /// Also measure 1, 2, 4 and 8 GiB, and changes of 0.1 to 5 %
     #[arg(long)]
     pub growth: bool,
+    /// Also measure beside a vault of many other chunks
+    #[arg(long)]
+    pub large_index: bool,
+    /// How many other chunks that vault holds
+    #[arg(long, value_name = "N", default_value_t = 10_000_000)]
+    pub large_chunks: u64,
 }
 
 /// A group of measurements that belong together.
@@ -85,14 +92,21 @@ pub enum Row {
     Unlock,
     /// Image sizes and change sizes
     Growth,
+    /// The same image beside many other chunks
+    LargeIndex,
 }
 
 impl Options {
     fn wants(&self, row: Row) -> bool {
-        if self.only.is_empty() {
-            row != Row::Growth || self.growth
-        } else {
-            self.only.contains(&row) || (row == Row::Growth && self.growth)
+        let by_switch = match row {
+            Row::Growth => Some(self.growth),
+            Row::LargeIndex => Some(self.large_index),
+            _ => None,
+        };
+        let listed = self.only.contains(&row);
+        match by_switch {
+            Some(switched) => listed || switched,
+            None => listed || self.only.is_empty(),
         }
     }
 }
@@ -118,13 +132,14 @@ fn measure_all(lab: &Lab, samples: &mut Samples) -> Outcome<()> {
     if spine.iter().any(|row| lab.options.wants(*row)) {
         timed("the main rows", || spine::measure(lab, samples))?;
     }
-    let groups: [(Row, &str, Group); 6] = [
+    let groups: [(Row, &str, Group); 7] = [
         (Row::Unlock, "unlocking", unlock::measure),
         (Row::Check, "consistency check", check::measure),
         (Row::Scattered, "scattered pages", scattered::measure),
         (Row::Update, "the same update on two hosts", update::measure),
         (Row::Churn, "real churn", churn::measure),
         (Row::Growth, "growth", growth::measure),
+        (Row::LargeIndex, "a large index", large::measure),
     ];
     for (row, name, measure) in groups {
         let mounts = matches!(row, Row::Update | Row::Churn);

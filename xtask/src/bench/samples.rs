@@ -84,11 +84,11 @@ impl Samples {
         self.median(row, tool, |sample| sample.facts.get(name).copied())
     }
 
-    /// The largest peak memory of a tool over everything, in MiB, and in which row that was.
-    pub fn peak(&self, tool: Tool) -> Option<(f64, &str)> {
+    /// The largest peak memory of a tool over the rows that are meant, in MiB, and in which row that was.
+    pub fn peak(&self, tool: Tool, meant: impl Fn(&str) -> bool) -> Option<(f64, &str)> {
         self.0
             .iter()
-            .filter(|sample| sample.tool == tool)
+            .filter(|sample| sample.tool == tool && meant(&sample.row))
             .map(|sample| (sample.cost.peak_mib, sample.row.as_str()))
             .max_by(|one, other| one.0.total_cmp(&other.0))
     }

@@ -83,6 +83,7 @@ pub fn claims(samples: &Samples) -> Vec<Claim> {
     }
     claims.push(holes(s));
     claims.push(peak(s));
+    claims.extend(large_index(s));
     claims.extend(growth(s));
     claims.push(busy(s));
     claims
@@ -252,11 +253,11 @@ fn holes(s: &Samples) -> Claim {
 }
 
 fn peak(s: &Samples) -> Claim {
-    let figure = s.peak(Ours);
+    let figure = s.peak(Ours, |row| !is_large(row));
     let peers: Vec<String> = [Restic, Borg]
         .into_iter()
         .filter_map(|tool| {
-            s.peak(tool)
+            s.peak(tool, |_| true)
                 .map(|(peak, _)| format!("{} {peak:.0} MiB", tool.name()))
         })
         .collect();
@@ -269,6 +270,36 @@ fn peak(s: &Samples) -> Claim {
         figure.map(|(peak, _)| peak),
         detail,
     )
+}
+
+/// Whether a row is of a vault that was opened with the memory for many chunks.
+fn is_large(row: &str) -> bool {
+    row.starts_with("large-")
+}
+
+fn large_index(s: &Samples) -> [Claim; 3] {
+    let beside = |what: &str, row: &str| {
+        let wall = |vault| s.wall(&format!("{vault}-{row}"), Ours);
+        ratio(what, 1.3, wall("large"), wall("small"), "s", 1.0)
+    };
+    let peak = s.peak(Ours, is_large);
+    [
+        claim(
+            "peak memory with a large index",
+            256.0,
+            "MiB",
+            peak.map(|(peak, _)| peak),
+            peak.map_or_else(String::new, |(_, row)| format!("in {row}")),
+        ),
+        beside(
+            "initial protection of known data, wall in a large vault beside a small one",
+            "known",
+        ),
+        beside(
+            "restore, wall in a large vault beside a small one",
+            "restore",
+        ),
+    ]
 }
 
 /// Flat means here: the dearest size costs at most a quarter more for each GiB than the cheapest.
@@ -374,5 +405,23 @@ mod tests {
             .find(|claim| claim.what.starts_with("peak"))
             .unwrap();
         assert_eq!(peak.reached(), Some(true));
+    }
+
+    #[test]
+    fn a_large_index_has_bounds_of_its_own() {
+        let mut samples = Samples::default();
+        let mut large = sample("large-known", Ours, 1.2, &[]);
+        large.cost.peak_mib = 200.0;
+        samples.add(large);
+        samples.add(sample("small-known", Ours, 1.0, &[]));
+        let claims = claims(&samples);
+        let reached = |what: &str| {
+            let claim = claims.iter().find(|claim| claim.what.starts_with(what));
+            claim.unwrap().reached()
+        };
+        assert_eq!(reached("peak memory in all"), Some(true));
+        assert_eq!(reached("peak memory with a large index"), Some(true));
+        assert_eq!(reached("initial protection of known"), Some(true));
+        assert_eq!(reached("restore, wall in a large"), None);
     }
 }

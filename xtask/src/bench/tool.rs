@@ -59,6 +59,7 @@ pub struct Repository {
     key: PathBuf,
     cli: PathBuf,
     unlock: Unlock,
+    large_budget: bool,
 }
 
 impl Repository {
@@ -73,6 +74,7 @@ impl Repository {
             key: lab.key.clone(),
             cli: lab.cli.clone(),
             unlock,
+            large_budget: false,
         };
         let mut init = match tool {
             Tool::Ours => repository.ours(&["init"]),
@@ -85,6 +87,14 @@ impl Repository {
         };
         crate::command::run_quietly(&mut init)?;
         Ok(repository)
+    }
+
+    /// The same, from now on opened with the memory of a large vault.
+    pub fn with_large_budget(self) -> Self {
+        Self {
+            large_budget: true,
+            ..self
+        }
     }
 
     /// Our command line on this vault, told to write JSON.
@@ -101,6 +111,7 @@ impl Repository {
                 .arg("--key-file")
                 .arg(&self.key),
         };
+        command.args(self.large_budget.then_some("--large-vault"));
         command.arg("--json").args(arguments);
         command
     }

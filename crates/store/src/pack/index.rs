@@ -199,7 +199,14 @@ impl Index {
 
     /// Forgets the frames of a pack that is under way; when it became durable
     /// its table is kept.
-    pub(crate) fn settle(&self, number: u64, entries: Vec<TableEntry>, durable: Option<Arc<Pack>>) {
+    pub(crate) fn settle(
+        &self,
+        number: u64,
+        mut entries: Vec<TableEntry>,
+        durable: Option<Arc<Pack>>,
+    ) {
+        // It grew entry by entry, and what it could still grow by counts too.
+        entries.shrink_to_fit();
         let mut state = self.lock();
         for entry in &entries {
             let key = (entry.header.content, entry.digest);
@@ -300,8 +307,10 @@ impl Index {
             let state = self.lock();
             missing.retain(|at| !state.is_bad(content, &digests[*at]));
         }
+        // Looked through again only when there is something new to find.
+        let mut news = true;
         loop {
-            {
+            if std::mem::take(&mut news) {
                 let state = self.lock();
                 missing.retain(|at| {
                     let digest = &digests[*at];
@@ -316,14 +325,13 @@ impl Index {
             if missing.is_empty() {
                 return Ok(found);
             }
-            let asked: Vec<usize> = missing.drain(..missing.len().min(QUESTIONS)).collect();
+            let asked = missing.split_off(missing.len().saturating_sub(QUESTIONS));
             let sought: Vec<_> = asked.iter().map(|at| digests[*at]).collect();
             let answers = self.ask(content, &sought).await?;
             for (at, answer) in asked.into_iter().zip(answers) {
+                // With an answer came its pack's table.
+                news |= answer.is_some();
                 found[at] = answer;
-            }
-            if missing.is_empty() {
-                return Ok(found);
             }
         }
     }

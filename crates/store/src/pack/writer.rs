@@ -21,6 +21,10 @@ use crate::seal::Seal;
 /// How many full packs are finished at once.
 const FINISHING: usize = 2;
 
+/// A pack of so many frames is full whatever its length: until it is durable,
+/// each of them takes memory, and an agent may send chunks of any size.
+const FRAMES: usize = 16 << 10;
+
 /// Writes packs. All calls run to their end even when their caller goes away.
 #[derive(Clone, Debug)]
 pub(crate) struct PackWriter {
@@ -268,7 +272,7 @@ impl Shared {
         };
         match self.append_to(&mut open, frames).await {
             Ok(added) => {
-                if open.offset >= self.pack_bytes {
+                if open.offset >= self.pack_bytes || open.frames.entries.len() >= FRAMES {
                     self.finish_later(open).await?;
                 } else {
                     *slot = Some(open);
