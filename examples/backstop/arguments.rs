@@ -139,7 +139,7 @@ pub enum Command {
     },
     /// Count what the vault holds
     Stats,
-    /// List, add, change or remove what opens the vault
+    /// List, add, replace or remove what opens the vault
     #[command(subcommand)]
     Key(KeyCommand),
 }
@@ -151,9 +151,9 @@ pub enum KeyCommand {
     List,
     /// Let another passphrase or key open the vault too
     Add(NewKey),
-    /// Change what opens a key slot
+    /// Put another key slot in the place of one
     Replace {
-        /// The id of the slot
+        /// The id of the slot that goes
         slot: String,
         /// The new passphrase or key.
         #[command(flatten)]

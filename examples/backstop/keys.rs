@@ -29,7 +29,7 @@ impl From<KeySlotInfo> for SlotReport {
     }
 }
 
-/// Lists, adds, changes or removes key slots.
+/// Lists, adds, replaces or removes key slots.
 pub async fn key(command: &KeyCommand, vault: &DedupStore, output: Output) -> Ending {
     let (slot, done) = match command {
         KeyCommand::List => {
@@ -47,10 +47,14 @@ pub async fn key(command: &KeyCommand, vault: &DedupStore, output: Output) -> En
             output.print(&json!({"removed": slot}), format_args!("removed {slot}\n"))?;
             return Ok(Verdict::Done);
         }
-        KeyCommand::Add(new) => (vault.add_key(&new_credential(new)?).await?, "added"),
+        KeyCommand::Add(new) => (
+            vault.add_key(&new_credential(new)?).await?,
+            "added".to_owned(),
+        ),
         KeyCommand::Replace { slot, with } => {
             let new = new_credential(with)?;
-            (vault.replace_key(slot, &new).await?, "changed")
+            let added = vault.replace_key(slot, &new).await?;
+            (added, format!("replaced {slot} by"))
         }
     };
     let slot = SlotReport::from(slot);

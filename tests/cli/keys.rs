@@ -40,5 +40,7 @@ fn keys_come_and_go_and_the_last_stays() {
     let other = ["--key-file", "other"];
     with(&other, &["restore", "vm@latest", "--to", "back.img"]).expect(0);
     let listed = with(&other, &["key", "list"]).expect(0);
-    assert!(listed.out.contains(slot), "{}", listed.out);
+    assert!(!listed.out.contains(slot), "{}", listed.out);
+    with(&pass, &change).expect(5);
+    with(&other, &change).expect(4).says(&["no key slot", slot]);
 }
