@@ -22,7 +22,7 @@ impl From<KeySlotInfo> for SlotReport {
             KeySlotKind::Open => "open",
             KeySlotKind::Key => "key",
             KeySlotKind::Passphrase => "passphrase",
-            KeySlotKind::Condemned => "condemned",
+            KeySlotKind::Unfinished => "unfinished",
             _ => "foreign",
         };
         Self { id: slot.id, kind }

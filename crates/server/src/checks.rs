@@ -12,6 +12,10 @@ use crate::settings::ServerSettings;
 /// The longest document, in bytes: 1 MiB.
 const DOCUMENT_BYTES_MAX: usize = 1 << 20;
 
+/// The most that the documents and facts of one commit may have, in bytes:
+/// 64 MiB. They are held in memory together.
+const GROUP_BYTES_MAX: usize = 64 << 20;
+
 /// The longest name of a document or a fact, in bytes.
 const NAME_BYTES_MAX: usize = 255;
 
@@ -47,6 +51,12 @@ pub(crate) fn group(commits: &[Commit], settings: &ServerSettings) -> Result<()>
             settings.group_max
         )));
     }
+    let bytes: usize = commits.iter().map(|commit| weight(&commit.facts)).sum();
+    if bytes > GROUP_BYTES_MAX {
+        return Err(Error::invalid_input(format!(
+            "the documents and facts of a commit have {bytes} bytes; {GROUP_BYTES_MAX} are allowed"
+        )));
+    }
     let mut ids = BTreeSet::new();
     for commit in commits {
         if !ids.insert(commit.synchronization) {
@@ -63,6 +73,16 @@ pub(crate) fn group(commits: &[Commit], settings: &ServerSettings) -> Result<()>
         })?;
     }
     Ok(())
+}
+
+/// The bytes of what an agent tells beside the images.
+fn weight(facts: &PointFacts) -> usize {
+    let documents = facts.documents.iter().map(|it| it.content.len());
+    let provenance = facts
+        .provenance
+        .iter()
+        .map(|(key, value)| key.len() + value.len());
+    documents.chain(provenance).sum()
 }
 
 fn facts(facts: &PointFacts, settings: &ServerSettings) -> Result<()> {

@@ -17,13 +17,15 @@ use crate::pack::reader::PackReader;
 use crate::pack::sink::PackStore;
 use crate::pack::writer::{PackWriter, PackWriterParts};
 use crate::place::Place;
-use crate::record::{self, Counters};
+use crate::record::{self, Counters, NextPack};
 use crate::seal::{Seal, VaultKey};
 use crate::session::StreamCount;
 use crate::settings::VaultSettings;
 use crate::vault::{self, Sessions, Vault};
 
 const HEADER: &str = "vault.json";
+const PACKS: &str = "packs";
+const MANIFESTS: &str = "db/manifest";
 pub(crate) const CATALOG: &str = "db";
 
 /// Makes or opens a vault.
@@ -104,17 +106,30 @@ impl DedupStoreBuilder {
     /// returns; after an error there is none, or an empty one.
     ///
     /// # Errors
-    /// [`ErrorKind::AlreadyExists`] if there is a vault;
-    /// [`ErrorKind::InvalidInput`] if the place is none.
+    /// [`ErrorKind::AlreadyExists`] if there is a vault, or what is left of
+    /// one; [`ErrorKind::InvalidInput`] if the place is none; those of the
+    /// store.
     pub async fn create(self) -> Result<DedupStore> {
         let Self { place, options } = self;
         let mut place = place?;
         place.make()?;
-        if place.get(HEADER).await.is_ok() {
-            return Err(Error::already_exists(format!(
-                "there is a vault at {} already",
-                place.name
-            )));
+        match place.get(HEADER).await {
+            Ok(_) => {
+                return Err(Error::already_exists(format!(
+                    "there is a vault at {} already",
+                    place.name
+                )));
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        for folder in [PACKS, MANIFESTS] {
+            if !place.list(folder).await?.is_empty() {
+                return Err(Error::already_exists(format!(
+                    "at {} there is no vault.json, but there are objects of a vault in {folder}; bring it back, or make the new vault elsewhere",
+                    place.name
+                )));
+            }
         }
         let key = VaultKey::generate()?;
         let seal = Seal::new(&key)?;
@@ -122,7 +137,7 @@ impl DedupStoreBuilder {
         let header = VaultHeader::create(options.clock.now(), encrypted, &seal)?;
         keys::create(&place, &options.cpu, &key, &options.credential).await?;
         // The header comes last: it makes the vault.
-        place.put_new(HEADER, record::encode(&header)?).await?;
+        place.put_new(HEADER, header.encode()?).await?;
         let unlocked = Unlocked {
             place,
             options,
@@ -189,6 +204,11 @@ struct Unlocked {
 /// What an owner has, and a reader has not.
 struct Owned {
     ownership: Ownership,
+    counters: OwnCounters,
+}
+
+/// What the next pack and point are called.
+struct OwnCounters {
     next_number: u64,
     next_sequence: u64,
 }
@@ -197,55 +217,89 @@ impl Unlocked {
     /// Takes the vault over and opens it to be written.
     async fn own(self) -> Result<DedupStore> {
         let (place, options) = (&self.place, &self.options);
-        let now = options.clock.now();
         // Before the catalog is opened, which writes over a gap in its logs.
         let (ownership, missing) = futures::join!(
-            Ownership::take(place, options.takeover, now),
+            Ownership::take(place, options.takeover, &options.clock),
             logs::missing(place, &options.clock)
         );
         let ownership = ownership?;
-        ownership.check(place)?;
-        let refusal = match missing {
-            Ok(None) => None,
-            Ok(Some(log)) => Some(logs::refuse(&log)),
-            Err(error) => Some(error),
+        let opened = match missing {
+            Ok(None) => self.own_catalog(&ownership).await,
+            Ok(Some(log)) => Err(logs::refuse(&log)),
+            Err(error) => Err(error),
         };
-        if let Some(refusal) = refusal {
-            if let Err(error) = ownership.release(place).await {
-                tracing::debug!(%error, "the ownership could not be given back");
+        match opened {
+            Ok((catalog, packs, counters)) => {
+                let owned = Owned {
+                    ownership,
+                    counters,
+                };
+                Ok(self.assemble(catalog, packs, Some(owned), None))
             }
-            return Err(refusal);
+            Err(error) => {
+                if let Err(error) = ownership.release(place).await {
+                    tracing::debug!(%error, "the ownership could not be given back");
+                }
+                Err(error)
+            }
         }
+    }
+
+    async fn own_catalog(
+        &self,
+        ownership: &Ownership,
+    ) -> Result<(Catalog, Arc<dyn PackStore>, OwnCounters)> {
+        ownership.check(&self.place)?;
         let catalog = Catalog::own(
-            Arc::clone(&place.store),
-            place.path(CATALOG),
+            Arc::clone(&self.place.store),
+            self.place.path(CATALOG),
             Arc::clone(&self.seal),
-            &options.settings.memory,
-            &options.clock,
+            &self.options.settings.memory,
+            &self.options.clock,
         )
         .await?;
+        match self.begin(ownership, &catalog).await {
+            Ok((packs, counters)) => Ok((catalog, packs, counters)),
+            Err(error) => {
+                if let Err(error) = catalog.close(false).await {
+                    tracing::debug!(%error, "the catalog could not be closed");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What an owner does first.
+    async fn begin(
+        &self,
+        ownership: &Ownership,
+        catalog: &Catalog,
+    ) -> Result<(Arc<dyn PackStore>, OwnCounters)> {
+        let place = &self.place;
         ownership.check(place)?;
         if let Some(at) = ownership.overridden {
-            orphans::note_takeover(&catalog, at).await?;
+            orphans::note_takeover(catalog, at).await?;
             ownership.noted(place)?;
         }
-        let counters: Counters = match catalog.get(COUNTERS).await? {
-            Some(value) => record::decode("the vault's counters", &value)?,
-            None => Counters::default(),
+        keys::count_first(catalog, place, &self.seal).await?;
+        let next_sequence = match catalog.get(COUNTERS).await? {
+            Some(value) => {
+                record::decode::<Counters>("the vault's counters", &value)?.next_sequence
+            }
+            None => 0,
         };
         let next_number = match catalog.get(NEXT_PACK).await? {
-            Some(value) => record::decode("the vault's pack counter", &value)?,
+            Some(value) => record::decode::<NextPack>("the vault's pack counter", &value)?.number,
             None => 0,
         };
         let packs = place.packs()?;
-        orphans::sweep(&catalog, &*packs).await?;
-        tracing::debug!(epoch = catalog.epoch(), vault = %place.name, sequence = counters.next_sequence, "vault opened");
-        let owned = Owned {
-            ownership,
+        orphans::sweep(catalog, &*packs).await?;
+        tracing::debug!(epoch = catalog.epoch(), vault = %place.name, sequence = next_sequence, "vault opened");
+        let counters = OwnCounters {
             next_number,
-            next_sequence: counters.next_sequence,
+            next_sequence,
         };
-        Ok(self.assemble(catalog, packs, Some(owned), None))
+        Ok((packs, counters))
     }
 
     /// Opens the vault beside its owner.
@@ -255,7 +309,7 @@ impl Unlocked {
             tracing::warn!(vault = %self.place.name, log, "a log of the catalog is missing");
         }
         let catalog = Catalog::read(
-            Arc::clone(&self.place.store),
+            &self.place,
             self.place.path(CATALOG),
             Arc::clone(&self.seal),
             &self.options.settings.memory,
@@ -296,7 +350,7 @@ impl Unlocked {
                 index: Arc::clone(&index),
                 cpu: cpu.clone(),
                 pack_bytes: settings.pack_bytes,
-                next_number: owned.next_number,
+                next_number: owned.counters.next_number,
             })
         });
         let reader = Arc::new(PackReader::new(packs, Arc::clone(&index), writer));
@@ -307,7 +361,7 @@ impl Unlocked {
             settings.memory.nodes,
         );
         let (ownership, next_sequence) = match owned {
-            Some(owned) => (Some(owned.ownership), owned.next_sequence),
+            Some(owned) => (Some(owned.ownership), owned.counters.next_sequence),
             None => (None, 0),
         };
         DedupStore::new(Vault {

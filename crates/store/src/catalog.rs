@@ -12,8 +12,9 @@
 //! "n"                                   counters (JSON)
 //! "m"                                   the number of the next pack (JSON)
 //! "e"                                   owners up to this epoch left no
-//!                                       orphans (JSON number)
-//! "x"                                   when an owner was last overridden
+//!                                       orphans (JSON)
+//! "x"                                   when an owner was last overridden (JSON)
+//! "s"                                   the key slots that count (JSON)
 //! ```
 
 use std::sync::Arc;
@@ -29,11 +30,13 @@ use slatedb::config::{
 };
 use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
 use slatedb::db_cache::{DbCache, SplitCache};
-use slatedb::{Db, DbReader, WriteBatch};
+use slatedb::{Db, DbReader, KeyValue, VersionedManifest, WriteBatch};
 
+use crate::catalog_admin;
 use crate::catalog_clock::CatalogClock;
 use crate::failure;
 use crate::pack::frame::Content;
+use crate::place::Place;
 use crate::seal::Seal;
 use crate::sealed_blocks::SealedBlocks;
 use crate::settings::MemoryBudget;
@@ -53,8 +56,8 @@ pub(crate) const COUNTERS: &[u8] = b"n";
 pub(crate) const NEXT_PACK: &[u8] = b"m";
 pub(crate) const CLEAN_EPOCH: &[u8] = b"e";
 pub(crate) const TAKEOVER: &[u8] = b"x";
-/// Ids of key slots whose removal has begun.
-pub(crate) const CONDEMNED_SLOTS: &[u8] = b"s";
+/// The key slots that count.
+pub(crate) const COUNTED_SLOTS: &[u8] = b"s";
 /// Written with every batch: SlateDB keeps with it when that was.
 pub(crate) const TIME: &[u8] = b"k";
 /// Never there: deleting it shows by the flush that the vault is still ours.
@@ -121,20 +124,21 @@ fn settings(budget: &MemoryBudget) -> Settings {
     }
 }
 
-/// The latest time that SlateDB was told by any owner, in milliseconds.
-async fn latest_tick(db: &Db) -> Result<i64> {
-    let manifest = db.manifest();
+/// The latest time that SlateDB was told when it made a table, in milliseconds.
+fn tables_tick(manifest: &VersionedManifest) -> i64 {
     let made = manifest.l0().iter().map(|table| table.sst.id.value());
     let made = made
         .chain(manifest.last_compacted_l0_sst_view_id())
         .chain(manifest.last_compacted_l0_sst_id())
         .map(|id| i64::try_from(id.timestamp_ms()).unwrap_or(i64::MAX));
-    let written = db.get_key_value(TIME).await;
-    let written = written.map_err(|error| failure::of_catalog("reading the catalog", error))?;
-    let ticks = made
-        .chain(written.map(|entry| entry.create_ts))
-        .chain([manifest.last_l0_clock_tick()]);
-    Ok(ticks.max().unwrap_or(0))
+    let ticks = made.chain([manifest.last_l0_clock_tick()]);
+    ticks.max().unwrap_or_default()
+}
+
+/// The latest time that SlateDB was told when it wrote, in milliseconds.
+fn written_tick(time: Result<Option<KeyValue>, slatedb::Error>) -> Result<i64> {
+    let time = time.map_err(|error| failure::of_catalog("reading the catalog", error))?;
+    Ok(time.map_or(0, |entry| entry.create_ts))
 }
 
 /// How often SlateDB repeats a failed request before it gives up: a full disk
@@ -176,7 +180,8 @@ impl Catalog {
             .build()
             .await
             .map_err(|error| failure::of_catalog("opening the vault", error))?;
-        clock.raise(latest_tick(&db).await?);
+        clock.raise(tables_tick(&db.manifest()));
+        clock.raise(written_tick(db.get_key_value(TIME).await)?);
         Ok(Self {
             db: Handle::Owner(db),
             seal,
@@ -186,14 +191,21 @@ impl Catalog {
 
     /// Opens the catalog beside its owner, without touching what it owns.
     pub(crate) async fn read(
-        store: Arc<dyn ObjectStore>,
+        place: &Place,
         path: Path,
         seal: Arc<Seal>,
         budget: &MemoryBudget,
-        clock: &Arc<dyn Clock>,
+        injected: &Arc<dyn Clock>,
     ) -> Result<Self> {
-        let reader = DbReader::builder(path, store)
-            .with_system_clock(CatalogClock::new(Arc::clone(clock)))
+        let clock = CatalogClock::new(Arc::clone(injected));
+        // A reader says until when its tables must stay: by a clock that was
+        // set back, for the owner that would be over at once.
+        let admin = catalog_admin::admin(place, injected).build();
+        if let Some(manifest) = catalog_admin::manifest(place, &admin).await? {
+            clock.raise(tables_tick(&manifest));
+        }
+        let reader = DbReader::builder(path, Arc::clone(&place.store))
+            .with_system_clock(Arc::clone(&clock) as _)
             .with_options(DbReaderOptions {
                 object_store_max_retries: Some(RETRIES),
                 ..DbReaderOptions::default()
@@ -203,6 +215,7 @@ impl Catalog {
             .build()
             .await
             .map_err(|error| failure::of_catalog("opening the vault for reading", error))?;
+        clock.raise(written_tick(reader.get_key_value(TIME).await)?);
         Ok(Self {
             db: Handle::Reader(Box::new(reader)),
             seal,
@@ -393,5 +406,38 @@ impl Entries {
         let entry = self.0.next().await;
         let entry = entry.map_err(|error| failure::of_catalog("reading the catalog", error))?;
         Ok(entry.map(|entry| (entry.key, entry.value)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use backstop_core::{ManualClock, Timestamp};
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::DedupStore;
+
+    /// By the clock of its owner, what a reader reads has to stay for a while.
+    #[tokio::test]
+    async fn a_reader_with_a_slow_clock_is_waited_for() {
+        let (now, day) = (Timestamp(1_000 * 86_400_000), Duration::from_hours(24));
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let at = |now| {
+            DedupStore::on(Arc::clone(&store), "v").with_clock(Arc::new(ManualClock::at(now)))
+        };
+        let owner = at(now).create().await.unwrap();
+        owner.vault.catalog.close(true).await.unwrap();
+        let before = Timestamp(now.0 - 3 * i64::try_from(day.as_millis()).unwrap());
+        let reader = at(before).open_read_only().await.unwrap();
+        let vault = &reader.vault;
+        let admin = catalog_admin::admin(&vault.place, &vault.clock).build();
+        let manifest = catalog_admin::manifest(&vault.place, &admin).await;
+        let manifest = manifest.unwrap().unwrap();
+        let until = manifest
+            .checkpoints()
+            .iter()
+            .filter_map(|kept| kept.expire_time);
+        let until = until.map(|time| time.timestamp_millis()).max();
+        assert!(until.is_some_and(|until| until > now.0), "{until:?}");
     }
 }

@@ -14,9 +14,19 @@ use crate::catalog_clock::CatalogClock;
 use crate::failure;
 use crate::place::Place;
 
-/// How long the store may take to give a manifest: asked this way, SlateDB would
-/// ask again for ever.
+/// How long the store may take: asked this way, SlateDB would ask again for ever.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What an operation gives, if it ends soon.
+pub(crate) async fn soon<T>(place: &Place, work: impl Future<Output = T>) -> Result<T> {
+    let done = tokio::time::timeout(PATIENCE, work).await;
+    done.map_err(|_| {
+        Error::unavailable(format!(
+            "the store does not answer for the catalog at {}",
+            place.name
+        ))
+    })
+}
 
 /// The catalog of the vault at a place, by the vault's clock.
 pub(crate) fn admin(place: &Place, clock: &Arc<dyn Clock>) -> AdminBuilder<Path> {
@@ -30,13 +40,7 @@ pub(crate) fn admin(place: &Place, clock: &Arc<dyn Clock>) -> AdminBuilder<Path>
 /// [`Unavailable`](backstop_core::ErrorKind::Unavailable) if the store does not
 /// give it soon.
 pub(crate) async fn manifest(place: &Place, admin: &Admin) -> Result<Option<VersionedManifest>> {
-    let manifest = tokio::time::timeout(PATIENCE, admin.read_manifest(None)).await;
-    manifest
-        .map_err(|_| {
-            Error::unavailable(format!(
-                "the store does not give the manifest of the catalog at {}",
-                place.name
-            ))
-        })?
+    soon(place, admin.read_manifest(None))
+        .await?
         .map_err(|error| failure::of_catalog("reading the vault's catalog", error))
 }

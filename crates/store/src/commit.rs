@@ -98,12 +98,6 @@ pub(crate) async fn commit(
         session.end().await;
         vault.forget(session.begin.id);
     }
-    if let Some(ownership) = &vault.ownership {
-        // The lease informs; the commit does not depend on it.
-        if let Err(error) = ownership.renew(&vault.place, vault.clock.now()).await {
-            tracing::warn!(%error, "the vault's lease could not be renewed");
-        }
-    }
     Ok(records)
 }
 
@@ -151,7 +145,6 @@ async fn prepare(
     let facts = &new.facts;
     let streams = session.begin.streams.iter();
     let record = PointRecord {
-        format: 0,
         manifest: Some(digest),
         point: RecoveryPoint {
             id: new.id,
@@ -197,19 +190,21 @@ async fn store_document(
         ));
     }
     let content = Bytes::from(document.content.clone());
-    let hashed: Vec<_> = (0..content.len())
-        .step_by(MAX_CHUNK_LENGTH as usize)
-        .map(|at| {
-            HashedChunk::new(content.slice(at..content.len().min(at + MAX_CHUNK_LENGTH as usize)))
-        })
-        .collect::<Result<_>>()?;
+    let length = content.len();
     let codecs = Arc::clone(&vault.codecs);
-    let chunks = vault.cpu.run(move || codecs.compress(hashed)).await??;
+    let compress = move || {
+        let starts = (0..length).step_by(MAX_CHUNK_LENGTH as usize);
+        let hashed = starts.map(|at| {
+            HashedChunk::new(content.slice(at..length.min(at + MAX_CHUNK_LENGTH as usize)))
+        });
+        codecs.compress(hashed.collect::<Result<_>>()?)
+    };
+    let chunks = vault.cpu.run(compress).await??;
     let digests = chunks.iter().map(VerifiedChunk::digest).collect();
     let frames = chunks.iter().map(chunk_frame).collect();
     session.append(PackKind::Data, frames).await?;
     let entry = Entry::Document {
-        length: content.len() as u64,
+        length: length as u64,
         chunks: digests,
     };
     Ok((format!("{DOCUMENTS}{}", document.name), entry))

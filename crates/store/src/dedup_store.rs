@@ -96,11 +96,13 @@ impl DedupStore {
         self.vault.missing_log.as_deref()
     }
 
-    /// Closes the vault. What was not committed is given up.
+    /// Closes the vault. What was not committed is given up. Now and then it
+    /// also tidies the catalog, which may take some seconds; if that fails, it
+    /// is told by `tracing` and done another time.
     ///
     /// # Errors
-    /// If the catalog could not be made durable; everything that was
-    /// committed is, in any case.
+    /// If the catalog could not be made durable, or the ownership not be given
+    /// back; everything that was committed is durable, in any case.
     pub async fn close(&self) -> Result<()> {
         let vault = &self.vault;
         let closed = self.close_catalog().await;
@@ -122,17 +124,28 @@ impl DedupStore {
             Ok(writer) => writer.finish_all().await.is_ok() && writer.failures() == 0,
             Err(_) => false,
         };
-        if finished {
-            orphans::mark_clean(&vault.catalog, epoch).await?;
+        let untidy =
+            |error| tracing::warn!(vault = %vault.place.name, %error, "the vault is not tidied");
+        if finished && let Err(error) = orphans::mark_clean(&vault.catalog, epoch).await {
+            untidy(error);
         }
-        if !orphans::is_due(epoch) {
-            return vault.catalog.close(false).await;
-        }
-        let now = vault.clock.now();
-        let alone = orphans::is_alone(&vault.catalog, &vault.place, now).await?;
+        let due = orphans::is_due(epoch);
+        let alone = if due {
+            orphans::is_alone(&vault.catalog, &vault.place, vault.clock.now()).await
+        } else {
+            Ok(false)
+        };
         // Short runs write logs only; now and then these are folded into tables
         // and the tables merged, or they would pile up.
-        vault.catalog.close(true).await?;
+        vault.catalog.close(due).await?;
+        if due && let Err(error) = self.tidy(alone).await {
+            untidy(error);
+        }
+        Ok(())
+    }
+
+    async fn tidy(&self, alone: Result<bool>) -> Result<()> {
+        let (vault, alone) = (&self.vault, alone?);
         if let Some(ownership) = &vault.ownership {
             ownership.check(&vault.place)?;
         }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::header::{Credential, KeySlot, VaultHeader};
+use crate::lease::Lease;
 use crate::manifest::{Entry, Manifest};
 use crate::map::node::{Node, no_children};
 use crate::map::tree::ImageMap;
@@ -18,7 +19,8 @@ use crate::pack::index::Location;
 use crate::pack::name::{PackKind, PackName};
 use crate::pack::table::{self, TableEntry};
 use crate::record::{
-    self, Counters, PackRecord, PointRecord, ReplicaEntry, UnfinishedEntry, UnfinishedStream,
+    self, CountedSlots, Counters, PackRecord, PointRecord, ReplicaEntry, UnfinishedEntry,
+    UnfinishedStream,
 };
 use crate::seal::{Seal, SealingKey, VaultKey};
 
@@ -111,6 +113,8 @@ pub fn catalog_record(bytes: &[u8]) {
     record_round_trips::<UnfinishedEntry>(bytes);
     record_round_trips::<PackRecord>(bytes);
     record_round_trips::<Counters>(bytes);
+    record_round_trips::<CountedSlots>(bytes);
+    record_round_trips::<Lease>(bytes);
 }
 
 /// `vault.json`.
@@ -280,6 +284,10 @@ pub fn seeds() -> backstop_core::Result<Vec<(&'static str, String, Vec<u8>)>> {
         payload_bytes: 4500,
     };
     add("catalog_record", "pack", record::encode(&pack)?);
+    let counted = CountedSlots {
+        ids: vec!["0011223344556677".to_owned()],
+    };
+    add("catalog_record", "slots", record::encode(&counted)?);
     add("catalog_record", "point", POINT.as_bytes().to_vec());
     add("vault_header", "one", HEADER.as_bytes().to_vec());
     for (name, slot) in [
@@ -294,9 +302,9 @@ pub fn seeds() -> backstop_core::Result<Vec<(&'static str, String, Vec<u8>)>> {
 
 const POINT: &str = r#"{"format":0,"point":{"id":"01010101010101010101010101010101","source":"vm","time":1700000000000,"sequence":3,"kind":"express-full","consistency":"crash","snapshot_time":null,"base":null,"synchronization":"02020202020202020202020202020202","streams":[{"name":"disk","length":4096}],"counts":{"bytes_changed":1,"bytes_read":2,"bytes_sent":3,"bytes_unreadable":0},"bytes_added":77,"sample":{"compared":1,"differed":0},"marks":{"pinned":true,"holds":["lawsuit"]},"provenance":{"host":"a"}},"manifest":"0303030303030303030303030303030303030303030303030303030303030303"}"#;
 const HEADER: &str = r#"{"magic":"backstop vault","format":0,"id":"00112233445566778899aabbccddeeff","created":1700000000000,"encrypted":true,"check":"00112233445566778899aabbccddeeff"}"#;
-const OPEN_SLOT: &str = r#"{"format":0,"id":"0011223344556677","kind":"open","key":"0505050505050505050505050505050505050505050505050505050505050505"}"#;
-const RAW_SLOT: &str = r#"{"format":0,"id":"0011223344556677","kind":"raw","sealed":"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f000102030405060708090a0b0c0d0e0f"}"#;
-const PASSPHRASE_SLOT: &str = r#"{"format":0,"id":"0011223344556677","kind":"passphrase","salt":"00112233445566778899aabbccddeeff","memory_kib":32768,"passes":3,"lanes":1,"sealed":"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f000102030405060708090a0b0c0d0e0f"}"#;
+const OPEN_SLOT: &str = r#"{"format":0,"id":"0011223344556677","check":"00112233445566778899aabbccddeeff","kind":"open","key":"0505050505050505050505050505050505050505050505050505050505050505"}"#;
+const RAW_SLOT: &str = r#"{"format":0,"id":"0011223344556677","check":"00112233445566778899aabbccddeeff","kind":"raw","sealed":"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f000102030405060708090a0b0c0d0e0f"}"#;
+const PASSPHRASE_SLOT: &str = r#"{"format":0,"id":"0011223344556677","check":"00112233445566778899aabbccddeeff","kind":"passphrase","salt":"00112233445566778899aabbccddeeff","memory_kib":32768,"passes":3,"lanes":1,"sealed":"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f000102030405060708090a0b0c0d0e0f"}"#;
 
 #[cfg(test)]
 mod tests;

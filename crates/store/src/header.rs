@@ -77,8 +77,8 @@ pub(crate) struct VaultHeader {
     pub(crate) created: Timestamp,
     /// Whether the vault key is secret.
     pub(crate) encrypted: bool,
-    /// The tag of nothing, sealed with the vault's header key, with id and
-    /// format bound to it: shows that a key is this vault's.
+    /// An HMAC of all the rest: shows that a key is this vault's, and that
+    /// nobody who lacks it wrote the header.
     check: String,
 }
 
@@ -89,7 +89,6 @@ pub(crate) struct KeySlot {
     pub(crate) id: String,
     /// Shows to who has the vault key that the slot is this vault's: an HMAC
     /// of its id.
-    #[serde(default)]
     check: String,
     #[serde(flatten)]
     lock: SlotLock,
@@ -147,34 +146,40 @@ fn from_hex(what: &str, text: &str) -> Result<Zeroizing<Vec<u8>>> {
     Ok(Zeroizing::new(pairs.filter_map(byte).collect()))
 }
 
-fn newer(what: &str) -> Error {
+pub(crate) fn newer(what: &str) -> Error {
     Error::new(
         ErrorKind::Unsupported,
         format!("{what} was written by a newer version of Backstop; open it with that version"),
     )
 }
 
+fn encoded(what: &str, object: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(object)
+        .map_err(|error| Error::internal(format!("{what} can't be encoded")).with_source(error))
+}
+
 impl VaultHeader {
     pub(crate) fn create(created: Timestamp, encrypted: bool, seal: &Seal) -> Result<Self> {
-        let id = to_hex(&seal::random::<16>()?);
-        let check = Self::tag(&id, FORMAT, seal)?;
-        Ok(Self {
+        let mut header = Self {
             magic: MAGIC.into(),
             format: FORMAT,
-            id,
+            id: to_hex(&seal::random::<16>()?),
             created,
             encrypted,
-            check,
-        })
+            check: String::new(),
+        };
+        header.check = header.tag(seal)?;
+        Ok(header)
     }
 
-    fn tag(id: &str, format: u32, seal: &Seal) -> Result<String> {
-        let bound = format!("{id} {format}");
-        Ok(to_hex(&seal.header_key()?.seal(
-            0,
-            bound.as_bytes(),
-            &mut [],
-        )?))
+    fn tag(&self, seal: &Seal) -> Result<String> {
+        let kind = if self.encrypted { "encrypted" } else { "open" };
+        let all = format!("{} {} {} {kind}", self.id, self.format, self.created.0);
+        Ok(to_hex(&seal.header_tag(all.as_bytes())?))
+    }
+
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+        encoded("vault.json", self)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
@@ -199,7 +204,7 @@ impl VaultHeader {
 
     /// Whether a key is this vault's.
     pub(crate) fn accepts(&self, seal: &Seal) -> Result<bool> {
-        Ok(Self::tag(&self.id, self.format, seal)? == self.check)
+        Ok(self.tag(seal)? == self.check)
     }
 }
 
@@ -280,9 +285,12 @@ impl KeySlot {
     }
 
     fn check(id: &str, lock: &SlotLock, seal: &Seal) -> Result<String> {
-        let all = serde_json::to_vec(&(id, lock))
-            .map_err(|error| Error::internal("a key slot can't be encoded").with_source(error))?;
+        let all = encoded("a key slot", &(id, lock))?;
         Ok(to_hex(&seal.index_key(SLOT, &all)))
+    }
+
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+        encoded("a key slot", self)
     }
 
     /// Whether it holds the key of the vault with this seal, undamaged.
@@ -313,7 +321,10 @@ impl KeySlot {
             }
         };
         match (&self.lock, credential) {
-            (SlotLock::Open { key }, _) => vault_key(&from_hex("a key slot", key)?).map(Some),
+            // Who has a secret means a vault that it protects.
+            (SlotLock::Open { key }, Credential::None) => {
+                vault_key(&from_hex("a key slot", key)?).map(Some)
+            }
             (SlotLock::Raw { sealed }, Credential::Key(raw)) => {
                 unseal(&slot_key(raw, &self.id)?, sealed)
             }
@@ -383,6 +394,7 @@ mod tests {
         }
         let open = KeySlot::create(&key, &Credential::None).unwrap();
         assert!(open.open(&Credential::None).unwrap().is_some());
+        assert!(open.open(&raw).unwrap().is_none());
         assert!(Credential::passphrase("").is_err());
     }
 
@@ -395,6 +407,10 @@ mod tests {
         let header = VaultHeader::decode(&bytes).unwrap();
         assert!(header.accepts(&seal).unwrap());
         assert!(!header.accepts(&Seal::new(&other).unwrap()).unwrap());
+        let (mut open, mut later) = (header.clone(), header.clone());
+        open.encrypted = false;
+        later.created = Timestamp(6);
+        assert!(!open.accepts(&seal).unwrap() && !later.accepts(&seal).unwrap());
         let newer = br#"{"magic":"backstop vault","format":9,"surprise":[]}"#;
         assert_eq!(
             VaultHeader::decode(newer).unwrap_err().kind(),
@@ -406,7 +422,7 @@ mod tests {
                 ErrorKind::Corrupt
             );
         }
-        let costly = br#"{"format":0,"id":"a","kind":"passphrase","salt":"00112233445566778899","memory_kib":4294967295,"passes":1,"lanes":1,"sealed":""}"#;
+        let costly = br#"{"format":0,"id":"a","check":"","kind":"passphrase","salt":"00112233445566778899","memory_kib":4294967295,"passes":1,"lanes":1,"sealed":""}"#;
         let slot = KeySlot::decode(costly).unwrap();
         assert!(slot.open(&Credential::passphrase("x").unwrap()).is_err());
     }

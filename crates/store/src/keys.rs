@@ -2,19 +2,21 @@
 //! or a raw key.
 //!
 //! Each slot is an object of its own, written once. Adding, replacing and
-//! removing are the owner's. A slot is condemned in the catalog before its
-//! object is deleted, so that an owner that took the vault over in between
-//! knows that the slot may go at any time. The vault key itself never changes:
-//! who once had it keeps it, so removing a slot shuts out who has only the
-//! passphrase or raw key.
+//! removing are the owner's. Which slots count, the catalog tells: one is put
+//! there after its object is written and taken away before it is deleted, both
+//! behind the fence. So whatever an owner that was overridden is still about
+//! to write or delete, no other one counts on it. The vault key itself never
+//! changes: who once had it keeps it, so removing a slot shuts out who has only
+//! the passphrase or raw key.
 
 use backstop_core::{CpuPool, Error, ErrorKind, Result};
+use bytes::Bytes;
 
-use crate::catalog::{Batch, CONDEMNED_SLOTS, OWNER_PROOF};
+use crate::catalog::{Batch, COUNTED_SLOTS, Catalog, OWNER_PROOF};
 use crate::dedup_store::DedupStore;
 use crate::header::{Credential, KeySlot, VaultHeader};
 use crate::place::Place;
-use crate::record;
+use crate::record::{self, CountedSlots};
 use crate::seal::{Seal, VaultKey};
 use crate::vault::Vault;
 
@@ -34,15 +36,15 @@ pub enum KeySlotKind {
     /// It opens nothing here: it is damaged, of another vault, or was left by
     /// an interrupted making of this one.
     Foreign,
-    /// Its removal has begun and not ended. What opened it may still do so:
-    /// remove it again.
-    Condemned,
+    /// Adding or removing it has begun and not ended. What it is for may open
+    /// the vault, but can't be counted on: remove it.
+    Unfinished,
 }
 
 impl KeySlotKind {
     /// Whether it can be counted on to open the vault.
     fn opens(self) -> bool {
-        !matches!(self, Self::Foreign | Self::Condemned)
+        !matches!(self, Self::Foreign | Self::Unfinished)
     }
 }
 
@@ -68,7 +70,7 @@ pub(crate) async fn create(
     credential: &Credential,
 ) -> Result<()> {
     let slot = sealed(cpu, key, credential).await?;
-    place.put_new(&path(&slot.id), record::encode(&slot)?).await
+    place.put_new(&path(&slot.id), slot.encode()?).await
 }
 
 /// A slot for a credential. Stretching a passphrase takes a while.
@@ -84,6 +86,68 @@ pub(crate) async fn open(
     header: &VaultHeader,
     credential: &Credential,
 ) -> Result<VaultKey> {
+    let wrong = |why: &str| {
+        let at = &place.name;
+        Error::new(ErrorKind::WrongKey, format!("the vault at {at} {why}"))
+    };
+    match credential {
+        Credential::None if header.encrypted => {
+            return Err(wrong("is encrypted; give its passphrase or key"));
+        }
+        Credential::None => {}
+        // It may have been put there in place of the one that is meant.
+        _ if !header.encrypted => {
+            return Err(wrong(
+                "is not encrypted, but a passphrase or key was given; if it is the right vault, open it without",
+            ));
+        }
+        _ => {}
+    }
+    let slots = read_all(place).await?;
+    let (header, credential) = (header.clone(), credential.clone());
+    let try_all = move || -> Result<Option<VaultKey>> {
+        let (mut damaged, mut intact) = (None, false);
+        for (name, bytes) in slots {
+            match try_one(&bytes, &header, &credential) {
+                Ok(Some(key)) => return Ok(Some(key)),
+                Ok(None) => intact = true,
+                // Another slot may still open the vault.
+                Err(error) => damaged = Some(error.within(format_args!("object {name}"))),
+            }
+        }
+        damaged.filter(|_| !intact).map_or(Ok(None), Err)
+    };
+    let key = cpu.run(try_all).await??;
+    key.ok_or_else(|| wrong("has no key slot that opens with this passphrase or key"))
+}
+
+/// The vault key, if the slot is the vault's and the credential opens it.
+fn try_one(
+    bytes: &[u8],
+    header: &VaultHeader,
+    credential: &Credential,
+) -> Result<Option<VaultKey>> {
+    let slot = KeySlot::decode(bytes)?;
+    let Some(key) = slot.open(credential)? else {
+        return Ok(None);
+    };
+    let seal = Seal::new(&key)?;
+    // A slot of a vault whose making was interrupted may lie here too: only
+    // the header says whether a key is the right one.
+    if !header.accepts(&seal)? {
+        return Ok(None);
+    }
+    if slot.is_of(&seal) {
+        Ok(Some(key))
+    } else {
+        Err(Error::corrupt(
+            "a key slot is damaged: its check is another",
+        ))
+    }
+}
+
+/// The objects of all slots, by name.
+async fn read_all(place: &Place) -> Result<Vec<(String, Vec<u8>)>> {
     let mut slots = Vec::new();
     for name in place.list(KEYS).await? {
         match place.get(&name).await {
@@ -93,59 +157,21 @@ pub(crate) async fn open(
             Err(error) => return Err(error),
         }
     }
-    let (header, credential) = (header.clone(), credential.clone());
-    let try_all = move || -> Result<Option<VaultKey>> {
-        let mut damaged = None;
-        for (name, bytes) in slots {
-            match KeySlot::decode(&bytes).and_then(|slot| slot.open(&credential)) {
-                // A slot of a vault whose making was interrupted may lie here
-                // too: only the header says whether a key is the right one.
-                Ok(Some(key)) if header.accepts(&Seal::new(&key)?)? => return Ok(Some(key)),
-                Ok(_) => {}
-                // Another slot may still open the vault.
-                Err(error) => damaged = Some(error.within(format_args!("object {name}"))),
-            }
-        }
-        damaged.map_or(Ok(None), Err)
-    };
-    cpu.run(try_all).await??.ok_or_else(|| {
-        Error::new(
-            ErrorKind::WrongKey,
-            format!(
-                "no key slot of the vault at {} opens with this passphrase or key",
-                place.name
-            ),
-        )
-    })
+    Ok(slots)
 }
 
-/// The ids of slots whose removal has begun.
-async fn condemned(vault: &Vault) -> Result<Vec<String>> {
-    match vault.catalog.get(CONDEMNED_SLOTS).await? {
-        Some(value) => record::decode("the condemned key slots", &value),
-        None => Ok(Vec::new()),
-    }
-}
-
-async fn list(vault: &Vault) -> Result<Vec<KeySlotInfo>> {
-    let condemned = condemned(vault).await?;
+/// The slots that are there, without regard to which count.
+async fn listed(place: &Place, seal: &Seal) -> Result<Vec<KeySlotInfo>> {
     let mut slots = Vec::new();
-    for name in vault.place.list(KEYS).await? {
+    for (name, bytes) in read_all(place).await? {
         let id = name
             .strip_prefix(KEYS)
             .and_then(|name| name.strip_prefix('/')?.strip_suffix(".json"));
         let Some(id) = id else {
             continue;
         };
-        let bytes = match vault.place.get(&name).await {
-            Ok(bytes) => bytes,
-            // Removed since it was listed.
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
         let kind = match KeySlot::decode(&bytes) {
-            _ if condemned.iter().any(|it| it == id) => KeySlotKind::Condemned,
-            Ok(slot) if slot.id == id && slot.is_of(&vault.seal) => slot.kind(),
+            Ok(slot) if slot.id == id && slot.is_of(seal) => slot.kind(),
             _ => KeySlotKind::Foreign,
         };
         let id = id.to_owned();
@@ -155,40 +181,66 @@ async fn list(vault: &Vault) -> Result<Vec<KeySlotInfo>> {
     Ok(slots)
 }
 
-/// Fails if another owner has taken the vault over: its key slots are its own.
-async fn prove_ownership(vault: &Vault) -> Result<()> {
-    let mut batch = Batch::default();
-    batch.delete(OWNER_PROOF);
-    vault.commit_batch(batch).await
+async fn counted(catalog: &Catalog) -> Result<Option<Vec<String>>> {
+    let value = catalog.get(COUNTED_SLOTS).await?;
+    let decode = |value: Bytes| record::decode::<CountedSlots>("the list of key slots", &value);
+    Ok(value.map(decode).transpose()?.map(|slots| slots.ids))
 }
 
-/// Condemns one of the slots that are there.
-async fn condemn(vault: &Vault, slots: &[KeySlotInfo], id: &str) -> Result<()> {
-    let all = slots.iter();
-    let gone = all.filter(|slot| slot.kind == KeySlotKind::Condemned || slot.id == id);
-    let gone: Vec<&str> = gone.map(|slot| slot.id.as_str()).collect();
-    let mut batch = Batch::default();
-    batch.put(CONDEMNED_SLOTS, &record::encode(&gone)?);
-    vault.commit_batch(batch).await
+async fn list(vault: &Vault) -> Result<Vec<KeySlotInfo>> {
+    // Only the making of a vault can have been interrupted before there is a list.
+    let counted = counted(&vault.catalog).await?;
+    let mut slots = listed(&vault.place, &vault.seal).await?;
+    if let Some(counted) = counted {
+        let unfinished = slots
+            .iter_mut()
+            .filter(|slot| slot.kind.opens() && !counted.contains(&slot.id));
+        unfinished.for_each(|slot| slot.kind = KeySlotKind::Unfinished);
+    }
+    Ok(slots)
 }
 
-/// Deletes the object of a condemned slot.
+/// Makes the list of slots that count, as the first owner of a vault does.
+pub(crate) async fn count_first(catalog: &Catalog, place: &Place, seal: &Seal) -> Result<()> {
+    if counted(catalog).await?.is_some() {
+        return Ok(());
+    }
+    let slots = listed(place, seal).await?;
+    catalog.write(counting(&slots, None, None)?).await?;
+    catalog.flush().await
+}
+
+/// What makes the slots count that opened the vault, with one more and one less.
+fn counting(slots: &[KeySlotInfo], more: Option<&str>, less: Option<&str>) -> Result<Batch> {
+    let opening = slots.iter().filter(|slot| slot.kind.opens());
+    let ids = opening.map(|slot| slot.id.as_str()).chain(more);
+    let ids = ids.filter(|id| Some(*id) != less).map(str::to_owned);
+    let ids = ids.collect();
+    let mut batch = Batch::default();
+    batch.put(COUNTED_SLOTS, &record::encode(&CountedSlots { ids })?);
+    Ok(batch)
+}
+
+/// Deletes the object of a slot that does not count.
 async fn delete(vault: &Vault, id: &str) -> Result<()> {
     vault.place.delete(&path(id)).await?;
     vault.place.sync(KEYS)
 }
 
-/// Stores a new slot; `then` must show that the vault is still ours.
+/// Stores a new slot, and makes it count in the place of another.
 async fn add(
     vault: &Vault,
+    slots: &[KeySlotInfo],
     slot: KeySlot,
-    then: impl Future<Output = Result<()>>,
+    instead: Option<&str>,
 ) -> Result<KeySlotInfo> {
-    prove_ownership(vault).await?;
-    let bytes = record::encode(&slot)?;
-    vault.place.put_new(&path(&slot.id), bytes).await?;
-    if let Err(error) = then.await {
-        // The new owner has not asked for it; after other errors it may be needed.
+    let mut proof = Batch::default();
+    proof.delete(OWNER_PROOF);
+    vault.commit_batch(proof).await?;
+    vault.place.put_new(&path(&slot.id), slot.encode()?).await?;
+    let batch = counting(slots, Some(&slot.id), instead)?;
+    if let Err(error) = vault.commit_batch(batch).await {
+        // The new owner has not asked for it, and does not count on it.
         if error.kind() == ErrorKind::Fenced {
             delete(vault, &slot.id).await?;
         }
@@ -237,7 +289,8 @@ impl DedupStore {
     }
 
     /// Adds a key slot: from now on `credential` opens the vault too. The slot
-    /// is durable when this returns; after an error it may be there or not.
+    /// is durable when this returns; after an error it may be there as
+    /// [`Unfinished`](KeySlotKind::Unfinished), or not.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] for [`Credential::None`], for a vault that
@@ -250,13 +303,12 @@ impl DedupStore {
         check_secret(vault, credential)?;
         let slot = sealed(&vault.cpu, &vault.key, credential).await?;
         let _one = vault.commit.lock().await;
-        add(vault, slot, prove_ownership(vault)).await
+        add(vault, &list(vault).await?, slot, None).await
     }
 
     /// Puts another key slot, with an id of its own, in the place of one: the
     /// new one is durable before the old one goes. After an error or a crash
-    /// the old one, the new one or both may open the vault, and an old one
-    /// that does is listed.
+    /// one of them is [`Unfinished`](KeySlotKind::Unfinished) if both are there.
     ///
     /// # Errors
     /// As [`add_key`](Self::add_key); [`ErrorKind::NotFound`] if there is no
@@ -268,7 +320,7 @@ impl DedupStore {
         let slot = sealed(&vault.cpu, &vault.key, credential).await?;
         let _one = vault.commit.lock().await;
         let (slots, _) = find(vault, id).await?;
-        let added = add(vault, slot, condemn(vault, &slots, id)).await?;
+        let added = add(vault, &slots, slot, Some(id)).await?;
         delete(vault, id).await?;
         Ok(added)
     }
@@ -276,7 +328,7 @@ impl DedupStore {
     /// Removes a key slot: what opened it opens the vault no more, unless
     /// another slot is for it too. Who has had the vault open may have kept
     /// the vault's own key, which stays the same. After an error or a crash
-    /// the slot may be [condemned](KeySlotKind::Condemned).
+    /// it may be there as [`Unfinished`](KeySlotKind::Unfinished).
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is no such slot;
@@ -294,7 +346,8 @@ impl DedupStore {
                 vault.place.name
             )));
         }
-        condemn(vault, &slots, id).await?;
+        let batch = counting(&slots, None, Some(id))?;
+        vault.commit_batch(batch).await?;
         delete(vault, id).await
     }
 }

@@ -35,6 +35,7 @@ pub mod fuzzing;
 mod header;
 mod image;
 mod keys;
+mod lease;
 mod logs;
 mod maintenance;
 mod manifest;

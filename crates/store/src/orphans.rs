@@ -13,7 +13,7 @@ use crate::failure;
 use crate::pack::name::PackName;
 use crate::pack::sink::{PackStore, UNFINISHED};
 use crate::place::Place;
-use crate::record;
+use crate::record::{self, CleanEpoch, Overridden};
 
 /// Deletes what owners before us began and never finished.
 ///
@@ -24,8 +24,8 @@ use crate::record;
 /// when the owner before us closed.
 pub(crate) async fn sweep(catalog: &Catalog, packs: &dyn PackStore) -> Result<()> {
     let epoch = catalog.epoch();
-    let clean: u64 = match catalog.get(CLEAN_EPOCH).await? {
-        Some(value) => record::decode("the mark of clean epochs", &value)?,
+    let clean = match catalog.get(CLEAN_EPOCH).await? {
+        Some(value) => record::decode::<CleanEpoch>("the mark of clean epochs", &value)?.epoch,
         None => 0,
     };
     if clean + 1 >= epoch {
@@ -48,14 +48,26 @@ pub(crate) async fn sweep(catalog: &Catalog, packs: &dyn PackStore) -> Result<()
 /// Notes that epochs up to this one left no orphans.
 pub(crate) async fn mark_clean(catalog: &Catalog, epoch: u64) -> Result<()> {
     let mut batch = Batch::default();
-    batch.put(CLEAN_EPOCH, &record::encode(&epoch)?);
+    batch.put(CLEAN_EPOCH, &record::encode(&CleanEpoch { epoch })?);
     catalog.write(batch).await
+}
+
+/// When an owner was last overridden.
+async fn overridden(catalog: &Catalog) -> Result<Option<Timestamp>> {
+    let value = catalog.get(TAKEOVER).await?;
+    value
+        .map(|value| Ok(record::decode::<Overridden>("the mark of a takeover", &value)?.at))
+        .transpose()
 }
 
 /// Notes that an owner was overridden, who may still be alive.
 pub(crate) async fn note_takeover(catalog: &Catalog, at: Timestamp) -> Result<()> {
+    // A clock that was set back does not shorten an earlier one's time.
+    let at = overridden(catalog)
+        .await?
+        .map_or(at, |before| before.max(at));
     let mut batch = Batch::default();
-    batch.put(TAKEOVER, &record::encode(&at)?);
+    batch.put(TAKEOVER, &record::encode(&Overridden { at })?);
     catalog.write(batch).await?;
     catalog.flush().await
 }
@@ -79,10 +91,7 @@ pub(crate) async fn is_alone(catalog: &Catalog, place: &Place, now: Timestamp) -
     if place.folder.is_none() {
         return Ok(false);
     }
-    let overridden: Option<Timestamp> = match catalog.get(TAKEOVER).await? {
-        Some(value) => Some(record::decode("the mark of a takeover", &value)?),
-        None => None,
-    };
+    let overridden = overridden(catalog).await?;
     Ok(overridden.is_none_or(|at| now.since(at) > SLEEPER))
 }
 
@@ -114,8 +123,7 @@ pub(crate) async fn tidy(place: &Place, alone: bool, clock: &Arc<dyn Clock>) -> 
         ..GarbageCollectorOptions::default()
     };
     let admin = catalog_admin::admin(place, clock).build();
-    admin
-        .run_gc_once(options)
-        .await
+    catalog_admin::soon(place, admin.run_gc_once(options))
+        .await?
         .map_err(|error| failure::of_catalog("tidying the vault's catalog", error))
 }

@@ -1,21 +1,21 @@
 //! Who owns a vault.
 //!
 //! On local files an operating system's lock says so: a dead process holds
-//! nothing. Elsewhere a lease informs, no more. In either case it is the
+//! nothing. Elsewhere a lease informs, no more, which the owner renews for as
+//! long as it lives. In either case it is the
 //! catalog's fence that decides, so that taking over is always safe: the old
 //! owner's next flush fails.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
 
-use backstop_core::{Error, ErrorKind, Result, Timestamp};
-use serde::{Deserialize, Serialize};
+use backstop_core::{Clock, Error, ErrorKind, Result, Timestamp};
 
 use crate::failure;
+use crate::lease::{self, HeldLease};
 use crate::place::Place;
-use crate::record;
 
 /// What to do when a vault has an owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,34 +28,26 @@ pub enum Takeover {
     Force,
 }
 
-/// How long a lease speaks for its owner.
-const LEASE: Duration = Duration::from_secs(30);
-
-const LEASE_NAME: &str = "lease.json";
 const LOCK_NAME: &str = "lock";
 
-/// Held while a vault is owned; a lock is given back when it is dropped.
+/// Held while a vault is owned; given back when it is dropped, a lease after a
+/// while.
 #[derive(Debug)]
 pub(crate) struct Ownership {
-    /// The locked file.
-    lock: Option<File>,
-    /// What a lease knows us by.
-    holder: String,
+    held: Held,
     /// When an owner was overridden who may still be alive, if the catalog
     /// may not know of it yet.
     pub(crate) overridden: Option<Timestamp>,
 }
 
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Lease {
-    process: u32,
-    /// Random: tells one owner from another.
-    #[serde(default)]
-    holder: String,
-    renewed: Timestamp,
+#[derive(Debug)]
+enum Held {
+    /// The locked file.
+    Lock(File),
+    Lease(HeldLease),
 }
 
-fn owned(place: &Place, by: &str) -> Error {
+pub(crate) fn owned(place: &Place, by: &str) -> Error {
     Error::new(
         ErrorKind::Locked,
         format!(
@@ -66,7 +58,12 @@ fn owned(place: &Place, by: &str) -> Error {
 }
 
 impl Ownership {
-    pub(crate) async fn take(place: &Place, takeover: Takeover, now: Timestamp) -> Result<Self> {
+    pub(crate) async fn take(
+        place: &Place,
+        takeover: Takeover,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self> {
+        let now = clock.now();
         if let Some(folder) = place.folder.clone() {
             let name = place.clone();
             let locked =
@@ -74,84 +71,53 @@ impl Ownership {
             return locked
                 .map_err(|error| Error::internal("locking a vault panicked").with_source(error))?;
         }
-        let mut overridden = None;
-        match place.get(LEASE_NAME).await {
-            Ok(bytes) => {
-                // A damaged lease informs of nothing.
-                if let Ok(lease) = record::decode::<Lease>("the lease", &bytes)
-                    && now.since(lease.renewed) < LEASE
-                {
-                    if takeover == Takeover::Refuse {
-                        return Err(owned(place, &format!("process {}", lease.process)));
-                    }
-                    overridden = Some(now);
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        let holder = lease::holder(place, now).await?;
+        if let Some(holder) = holder
+            && takeover == Takeover::Refuse
+        {
+            return Err(owned(place, &format!("process {holder}")));
         }
-        let holder = u64::from_le_bytes(crate::seal::random()?);
-        let ownership = Self {
-            lock: None,
-            holder: format!("{holder:016x}"),
-            overridden,
-        };
-        ownership.renew(place, now).await?;
-        Ok(ownership)
-    }
-
-    /// Tells others that the owner is alive; nothing depends on it.
-    pub(crate) async fn renew(&self, place: &Place, now: Timestamp) -> Result<()> {
-        if self.lock.is_some() {
-            return Ok(());
-        }
-        let lease = Lease {
-            process: std::process::id(),
-            holder: self.holder.clone(),
-            renewed: now,
-        };
-        place.put(LEASE_NAME, record::encode(&lease)?).await
+        Ok(Self {
+            held: Held::Lease(HeldLease::take(place, clock).await?),
+            overridden: holder.map(|_| now),
+        })
     }
 
     /// Fails if another process has taken the vault over since it was locked.
     /// Asked after the catalog was opened: who was suspended in between would
     /// else fence the owner that came after it.
     pub(crate) fn check(&self, place: &Place) -> Result<()> {
-        match (&self.lock, &place.folder) {
-            (Some(file), Some(folder)) if !is_at(file, &folder.join(LOCK_NAME)) => Err(Error::new(
-                ErrorKind::Fenced,
-                format!(
-                    "another owner has taken over the vault at {}; nothing is written from here",
-                    place.name
-                ),
-            )),
+        match (&self.held, &place.folder) {
+            (Held::Lock(file), Some(folder)) if !is_at(file, &folder.join(LOCK_NAME)) => {
+                Err(Error::new(
+                    ErrorKind::Fenced,
+                    format!(
+                        "another owner has taken over the vault at {}; nothing is written from here",
+                        place.name
+                    ),
+                ))
+            }
             _ => Ok(()),
         }
     }
 
     /// Forgets that an owner was overridden: the catalog knows of it.
     pub(crate) fn noted(&self, place: &Place) -> Result<()> {
-        let failed = |error| failure::of_io(Path::new(&place.name), error);
-        let lock = self.lock.as_ref();
-        lock.map_or(Ok(()), |file| Holder::of_us(None).write(file))
-            .map_err(failed)
+        match &self.held {
+            Held::Lock(file) => Holder::of_us(None)
+                .write(file)
+                .map_err(|error| failure::of_io(Path::new(&place.name), error)),
+            Held::Lease(_) => Ok(()),
+        }
     }
 
     /// Gives the vault up; a lease that has become another owner's stays.
     pub(crate) async fn release(&self, place: &Place) -> Result<()> {
-        if let Some(lock) = &self.lock {
-            return lock
+        match &self.held {
+            Held::Lock(lock) => lock
                 .unlock()
-                .map_err(|error| failure::of_io(Path::new(&place.name), error));
-        }
-        let bytes = match place.get(LEASE_NAME).await {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        match record::decode::<Lease>("the lease", &bytes) {
-            Ok(lease) if lease.holder == self.holder => place.delete(LEASE_NAME).await,
-            _ => Ok(()),
+                .map_err(|error| failure::of_io(Path::new(&place.name), error)),
+            Held::Lease(lease) => lease.release(place).await,
         }
     }
 }
@@ -227,8 +193,12 @@ fn lock(place: &Place, folder: &Path, takeover: Takeover, now: Timestamp) -> Res
                 // Before it is the vault's: whoever opens the vault after us
                 // must know, even if we come no further.
                 Holder::of_us(Some(now)).write(&file).map_err(failed)?;
-                std::fs::rename(&fresh, &path).map_err(failed)?;
-                file
+                match std::fs::rename(&fresh, &path) {
+                    Ok(()) => file,
+                    // Another one took over with this very file, and is gone.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(failed(error)),
+                }
             }
             Err(TryLockError::WouldBlock) => {
                 // Who it is only serves the message.
@@ -250,8 +220,7 @@ fn lock(place: &Place, folder: &Path, takeover: Takeover, now: Timestamp) -> Res
     let overridden = before.and_then(|holder| holder.overridden);
     Holder::of_us(overridden).write(&file).map_err(failed)?;
     Ok(Ownership {
-        lock: Some(file),
-        holder: String::new(),
+        held: Held::Lock(file),
         overridden,
     })
 }
@@ -268,6 +237,8 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use backstop_core::ManualClock;
+
     use super::*;
 
     #[tokio::test]
@@ -275,58 +246,30 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut place = Place::parse(folder.path().to_str().unwrap()).unwrap();
         place.make().unwrap();
-        let first = Ownership::take(&place, Takeover::Refuse, Timestamp(0))
-            .await
-            .unwrap();
-        let refused = Ownership::take(&place, Takeover::Refuse, Timestamp(0))
-            .await
-            .unwrap_err();
+        let take = async |takeover, at| {
+            let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Timestamp(at)));
+            Ownership::take(&place, takeover, &clock).await
+        };
+        let first = take(Takeover::Refuse, 0).await.unwrap();
+        let refused = take(Takeover::Refuse, 0).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Locked);
-        assert!(
-            refused
-                .to_string()
-                .contains(&std::process::id().to_string())
-        );
-        let second = Ownership::take(&place, Takeover::Force, Timestamp(0))
-            .await
-            .unwrap();
-        assert_eq!(second.overridden, Some(Timestamp(0)));
+        let us = std::process::id().to_string();
+        assert!(refused.to_string().contains(&us), "{refused}");
+        let second = take(Takeover::Force, 5).await.unwrap();
+        assert_eq!(second.overridden, Some(Timestamp(5)));
         drop(first);
-        let third = Ownership::take(&place, Takeover::Refuse, Timestamp(0)).await;
-        assert_eq!(
-            third.unwrap_err().kind(),
-            ErrorKind::Locked,
-            "the second still owns it"
-        );
+        let third = take(Takeover::Refuse, 6).await.unwrap_err();
+        assert_eq!(third.kind(), ErrorKind::Locked, "the second still owns it");
         drop(second);
         // Who took over may have died before the catalog knew of it.
         for at in [7, 8] {
-            let next = Ownership::take(&place, Takeover::Refuse, Timestamp(at)).await;
-            let next = next.unwrap();
-            assert_eq!(next.overridden, Some(Timestamp(0)));
+            let next = take(Takeover::Refuse, at).await.unwrap();
+            assert_eq!(next.overridden, Some(Timestamp(5)));
             if at == 8 {
                 next.noted(&place).unwrap();
             }
         }
-        let last = Ownership::take(&place, Takeover::Refuse, Timestamp(9)).await;
-        assert_eq!(last.unwrap().overridden, None);
-    }
-
-    #[tokio::test]
-    async fn a_lease_informs_for_a_while() {
-        let store = std::sync::Arc::new(object_store::memory::InMemory::new());
-        let place = Place::of_store(store, "v").unwrap();
-        let take = |takeover, at| Ownership::take(&place, takeover, Timestamp(at));
-        take(Takeover::Refuse, 0).await.unwrap();
-        assert_eq!(
-            take(Takeover::Refuse, 1000).await.unwrap_err().kind(),
-            ErrorKind::Locked
-        );
-        let forced = take(Takeover::Force, 1000).await.unwrap();
-        assert_eq!(forced.overridden, Some(Timestamp(1000)));
-        let last = take(Takeover::Refuse, 32_000).await.unwrap();
+        let last = take(Takeover::Refuse, 9).await.unwrap();
         assert_eq!(last.overridden, None);
-        last.release(&place).await.unwrap();
-        take(Takeover::Refuse, 32_001).await.unwrap();
     }
 }

@@ -65,7 +65,10 @@ impl Place {
             ))
             .with_source(error)
         };
-        let options = std::env::vars().map(|(key, value)| (key.to_ascii_lowercase(), value));
+        // No setting of a store is anything but text.
+        let variables = std::env::vars_os()
+            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+        let options = variables.map(|(key, value)| (key.to_ascii_lowercase(), value));
         let (store, prefix) = object_store::parse_url_opts(url, options).map_err(refused)?;
         Ok(Self {
             store: Arc::from(store),

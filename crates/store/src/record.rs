@@ -1,22 +1,23 @@
-//! The records of the catalog, kept as JSON: few, small, and readable.
+//! The records of the catalog, kept as JSON: few, small, and readable. Each
+//! tells the format that it is of.
 //!
 //! A point's record is also sealed into a map pack, so that all complete
 //! points can be found again from packs alone.
 
 use backstop_core::{
     ChunkDigest, Error, PointId, PointKind, RecoveryPoint, ReplicaState, Result, SnapshotId,
-    SourceName, StreamName, SynchronizationId,
+    SourceName, StreamName, SynchronizationId, Timestamp,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::header::{FORMAT, newer};
 use crate::map::tree::{ImageMap, digest_text};
 use crate::pack::name::{PackKind, PackName};
 
 /// A committed point.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PointRecord {
-    pub(crate) format: u32,
     pub(crate) point: RecoveryPoint,
     #[serde(with = "digest_text")]
     pub(crate) manifest: Option<ChunkDigest>,
@@ -71,14 +72,78 @@ pub(crate) struct Counters {
     pub(crate) next_sequence: u64,
 }
 
+/// The number that the next pack gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NextPack {
+    pub(crate) number: u64,
+}
+
+/// Owners up to this epoch left no orphans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CleanEpoch {
+    pub(crate) epoch: u64,
+}
+
+/// When an owner was last overridden.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Overridden {
+    pub(crate) at: Timestamp,
+}
+
+/// The key slots that count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CountedSlots {
+    pub(crate) ids: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    format: u32,
+    #[serde(flatten)]
+    record: &'a T,
+}
+
 /// The bytes of a record.
 pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>> {
-    serde_json::to_vec(record)
+    let format = FORMAT;
+    serde_json::to_vec(&Versioned { format, record })
         .map_err(|error| Error::internal("a record could not be written").with_source(error))
 }
 
 /// A record from its bytes; `what` names it in errors.
+///
+/// # Errors
+/// [`Unsupported`](backstop_core::ErrorKind::Unsupported) for a newer format,
+/// [`Corrupt`](backstop_core::ErrorKind::Corrupt) if it is none.
 pub(crate) fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| Error::corrupt(format!("{what} is damaged")).with_source(error))
+    // A newer format may have other fields, so its number is read first.
+    #[derive(Deserialize)]
+    struct Start {
+        format: u32,
+    }
+    let damaged = |error| Error::corrupt(format!("{what} is damaged")).with_source(error);
+    let start: Start = serde_json::from_slice(bytes).map_err(damaged)?;
+    if start.format > FORMAT {
+        return Err(newer(&format!("{what} (format {})", start.format)));
+    }
+    serde_json::from_slice(bytes).map_err(damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use backstop_core::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn a_record_tells_its_format_and_a_newer_one_is_no_damage() {
+        let record = NextPack { number: 7 };
+        let bytes = encode(&record).unwrap();
+        assert_eq!(bytes, br#"{"format":0,"number":7}"#);
+        assert_eq!(decode::<NextPack>("it", &bytes).unwrap(), record);
+        let kind = |bytes: &[u8]| decode::<NextPack>("it", bytes).unwrap_err().kind();
+        assert_eq!(kind(br#"{"format":1,"other":7}"#), ErrorKind::Unsupported);
+        assert_eq!(kind(br#"{"number":7}"#), ErrorKind::Corrupt);
+        assert_eq!(kind(br#"{"format":0}"#), ErrorKind::Corrupt);
+    }
 }

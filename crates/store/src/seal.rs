@@ -110,10 +110,13 @@ impl Seal {
         SealingKey::new(&*derive(&self.root, &[b"catalog", salt])?)
     }
 
-    /// A key that shows, by an authentication of the vault's header, that a
-    /// vault key is the right one.
-    pub(crate) fn header_key(&self) -> Result<SealingKey> {
-        SealingKey::new(&*derive(&self.root, &[b"header"])?)
+    /// Authenticates what a vault's header says, and shows that a vault key is
+    /// the right one: the first 16 bytes of an HMAC.
+    pub(crate) fn header_tag(&self, header: &[u8]) -> Result<[u8; 16]> {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &*derive(&self.root, &[b"header"])?);
+        let mut tag = [0; 16];
+        tag.copy_from_slice(&hmac::sign(&key, header).as_ref()[..16]);
+        Ok(tag)
     }
 }
 

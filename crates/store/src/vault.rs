@@ -184,14 +184,13 @@ impl Vault {
         self.commit_batch(batch).await
     }
 
-    /// Forgets what could be continued. Not made durable at once: coming back
-    /// after a crash does no harm.
+    /// Forgets what could be continued, for good.
     pub(crate) async fn delete_unfinished(&self, source: &SourceName) -> Result<()> {
         let key = self.catalog.unfinished_key(source);
         if self.catalog.get(&key).await?.is_some() {
             let mut batch = Batch::default();
             batch.delete(&key);
-            self.catalog.write(batch).await?;
+            self.commit_batch(batch).await?;
         }
         Ok(())
     }

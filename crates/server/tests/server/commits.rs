@@ -96,6 +96,27 @@ async fn a_commit_on_its_way_does_not_overwrite_doubt() {
 }
 
 #[tokio::test]
+async fn what_a_group_tells_is_bounded_as_a_whole() {
+    let rig = Rig::new().await;
+    let requests = [rig.request("a", 100, None), rig.request("b", 100, None)];
+    let mut group = Vec::new();
+    for request in &requests {
+        rig.begin(request).await;
+        let mut commit = facts(request, PointKind::Initial);
+        let document = |number| Document {
+            name: format!("{number}"),
+            content: vec![0; 1 << 20],
+        };
+        commit.facts.documents = (0..33).map(document).collect();
+        group.push(commit);
+    }
+    let error = rig.service.commit(group.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    group[0].facts.documents.truncate(30);
+    rig.service.commit(group).await.unwrap();
+}
+
+#[tokio::test]
 async fn one_bad_member_stops_its_group() {
     let rig = Rig::new().await;
     let head = rig.protect("b", 100, None, &[]).await;

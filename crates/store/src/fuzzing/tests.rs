@@ -58,6 +58,7 @@ fn seeds_are_valid() {
             "catalog_record" => match name.as_str() {
                 "replica" => record::decode::<ReplicaEntry>("", &bytes).is_ok(),
                 "unfinished" => record::decode::<UnfinishedEntry>("", &bytes).is_ok(),
+                "slots" => record::decode::<CountedSlots>("", &bytes).is_ok(),
                 "pack" => record::decode::<PackRecord>("", &bytes).is_ok(),
                 _ => record::decode::<PointRecord>("", &bytes).is_ok(),
             },

@@ -15,7 +15,7 @@ use super::name::{PackKind, PackName};
 use super::sink::{PackSink, PackStore};
 use super::table::{self, HEADER_LENGTH, TableEntry};
 use crate::catalog::{Batch, Catalog, NEXT_PACK, PACKS, numbered_key};
-use crate::record::{self, PackRecord};
+use crate::record::{self, NextPack, PackRecord};
 use crate::seal::Seal;
 
 /// How many full packs are finished at once.
@@ -406,7 +406,7 @@ impl Shared {
         *next = (*next).max(number + 1);
         let mut batch = Batch::default();
         batch.put(&numbered_key(PACKS, number), &record::encode(record)?);
-        batch.put(NEXT_PACK, &record::encode(&*next)?);
+        batch.put(NEXT_PACK, &record::encode(&NextPack { number: *next })?);
         for entry in entries {
             let key = self.catalog.chunk_key(entry.header.content, &entry.digest);
             batch.put(&key, &Location::of(number, entry).encode());
@@ -679,8 +679,8 @@ mod tests {
             }
             writer.finish_all().await.unwrap();
             let next = catalog.get(NEXT_PACK).await.unwrap().unwrap();
-            let next: u64 = record::decode("the counter", &next).unwrap();
-            assert_eq!(next, 8, "round {round}");
+            let next: NextPack = record::decode("the counter", &next).unwrap();
+            assert_eq!(next.number, 8, "round {round}");
             catalog.close(false).await.unwrap();
         }
     }

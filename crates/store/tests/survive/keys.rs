@@ -172,7 +172,7 @@ async fn a_slot_that_may_go_is_not_counted_on() {
 
     let new = at().with_takeover(Takeover::Force).open().await.unwrap();
     let slots = new.key_slots().await.unwrap();
-    assert_eq!(kinds(&slots), [KeySlotKind::Condemned, KeySlotKind::Key]);
+    assert_eq!(kinds(&slots), [KeySlotKind::Key, KeySlotKind::Unfinished]);
     let error = new.remove_key(&first.id).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     new.remove_key(&second.id).await.unwrap();
@@ -190,24 +190,112 @@ async fn a_slot_added_while_another_takes_over_goes_again() {
     let slots = old.key_slots().await.unwrap();
     let (reached, has_reached) = tokio::sync::oneshot::channel();
     let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
-    let mut reached = Some(reached);
+    let (mut written, mut reached) = (false, Some(reached));
     script.rule(move |request, path| {
-        if request == Request::Put
-            && path.contains("/keys/")
+        let is_slot = request == Request::Put && path.contains("/keys/");
+        if written
+            && request == Request::Put
             && let Some(reached) = reached.take()
         {
+            // The slot is there, and has to be made to count.
             reached.send(()).unwrap();
-            // It has shown before that the vault is its own.
             may_go_on.recv().unwrap();
         }
+        written |= is_slot;
         Action::Pass
     });
     let adding = tokio::spawn(async move { old.add_key(&Credential::key([9; 32])).await });
     has_reached.await.unwrap();
     let taking = at(Arc::clone(&inner)).with_takeover(Takeover::Force);
     let new = taking.open().await.unwrap();
+    let removing = new.remove_key(&slots[0].id).await.unwrap_err();
+    assert_eq!(removing.kind(), ErrorKind::Conflict, "{removing}");
     go_on.send(()).unwrap();
     let error = adding.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
     assert_eq!(new.key_slots().await.unwrap(), slots);
+}
+
+/// A slot that another owner was adding is not counted on until it is there.
+#[tokio::test]
+async fn a_slot_that_may_not_come_is_not_counted_on() {
+    let (script, at) = scripted();
+    let old = at().create().await.unwrap();
+    let first = old.key_slots().await.unwrap().remove(0);
+    // The object is written, the list is not.
+    let mut written = false;
+    script.rule(move |request, path| {
+        written |= request == Request::Put && path.contains("/keys/");
+        if written && request == Request::Put && !path.contains("/keys/") {
+            Action::Fail
+        } else {
+            Action::Pass
+        }
+    });
+    let late = Credential::key([9; 32]);
+    let error = old.add_key(&late).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    script.pass();
+    let new = at().with_takeover(Takeover::Force).open().await.unwrap();
+    let slots = new.key_slots().await.unwrap();
+    assert_eq!(kinds(&slots), [KeySlotKind::Key, KeySlotKind::Unfinished]);
+    let error = new.remove_key(&first.id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    let stray = slots.iter().find(|slot| slot.id != first.id).unwrap();
+    new.remove_key(&stray.id).await.unwrap();
+    assert!(!opens(&at, &late).await);
+    assert_eq!(new.key_slots().await.unwrap(), [first]);
+}
+
+/// Who has a secret means a vault that it protects, not one that was put in
+/// its place.
+#[tokio::test]
+async fn a_secret_opens_no_vault_that_is_open_to_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    DedupStore::create(place)
+        .await
+        .unwrap()
+        .close()
+        .await
+        .unwrap();
+    for secret in [
+        Credential::key([1; 32]),
+        Credential::passphrase("horse").unwrap(),
+    ] {
+        let error = DedupStore::at(place).with_credential(secret).open().await;
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WrongKey, "{error}");
+        assert!(error.to_string().contains("not encrypted"), "{error}");
+    }
+    // Nor one that only says that it is encrypted.
+    let header = folder.path().join("vault.json");
+    let said = std::fs::read_to_string(&header).unwrap();
+    std::fs::write(
+        &header,
+        said.replace("\"encrypted\":false", "\"encrypted\":true"),
+    )
+    .unwrap();
+    let opened = DedupStore::at(place).with_credential(Credential::key([1; 32]));
+    assert_eq!(opened.open().await.unwrap_err().kind(), ErrorKind::WrongKey);
+}
+
+/// A slot whose check is damaged opens nothing, as it is listed.
+#[tokio::test]
+async fn a_slot_with_a_damaged_check_opens_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    let key = Credential::key([1; 32]);
+    let at = || DedupStore::at(place).with_credential(key.clone());
+    let vault = at().create().await.unwrap();
+    let slot = vault.key_slots().await.unwrap().remove(0);
+    vault.close().await.unwrap();
+    let path = folder.path().join(format!("keys/{}.json", slot.id));
+    let mut json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    json["check"] = "00".repeat(16).into();
+    std::fs::write(&path, json.to_string()).unwrap();
+    let error = at().open_read_only().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains(&slot.id), "{error}");
 }
