@@ -615,6 +615,9 @@ mod tests {
         async fn list(&self) -> Result<Vec<(String, u64)>> {
             self.inner.list().await
         }
+        async fn check_vault(&self) -> Result<()> {
+            self.inner.check_vault().await
+        }
     }
 
     #[async_trait]
