@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
 
 use backstop_core::{
-    BufferPool, Clock, Codecs, CpuPool, Error, PointId, PooledBuffer, REGION_LENGTH, RecoveryPoint,
-    Result, SourceName, SynchronizationId,
+    BufferPool, Clock, Codecs, CpuPool, Error, ErrorKind, PointId, PooledBuffer, REGION_LENGTH,
+    RecoveryPoint, Result, SourceName, SynchronizationId,
 };
 use tokio::sync::Mutex;
 
@@ -109,11 +109,15 @@ impl Vault {
         if self.doubtful.load(Ordering::Acquire) {
             return Err(self.in_doubt());
         }
-        self.catalog.write(batch).await?;
-        self.catalog
-            .flush()
-            .await
-            .inspect_err(|_| self.doubtful.store(true, Ordering::Release))
+        let doubtful = || self.doubtful.store(true, Ordering::Release);
+        let written = self.catalog.write(batch).await;
+        written.inspect_err(|error| {
+            // Nobody waited for it any more; it may happen yet.
+            if error.kind() == ErrorKind::Unavailable {
+                doubtful();
+            }
+        })?;
+        self.catalog.flush().await.inspect_err(|_| doubtful())
     }
 
     fn sessions(&self) -> MutexGuard<'_, HashMap<SynchronizationId, Arc<Session>>> {

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use backstop_core::{
-    ErrorKind, RecoveryStore, RegionAddress, RegionIndex, ReplicaWriter, StreamName,
+    ErrorKind, RecoveryStore, RegionAddress, RegionIndex, ReplicaState, ReplicaWriter, SourceName,
+    StreamName,
 };
 use backstop_store::{Credential, DedupStore, VaultSettings};
 use futures::TryStreamExt;
@@ -190,6 +191,39 @@ async fn a_vault_that_went_away_is_not_damaged() {
         }
         holds(&reader, kept).await;
     }
+}
+
+/// Logs are stored, tables are not: who writes must not wait without end.
+#[tokio::test(start_paused = true)]
+async fn a_catalog_that_takes_no_more_is_told_in_bounded_time() {
+    let (script, at) = scripted();
+    let mut settings = VaultSettings::default();
+    settings.memory.catalog_unflushed = 64 << 10;
+    let vault = at().with_settings(settings).create().await.unwrap();
+    script.rule(|request, path| {
+        let stores = matches!(request, Request::Put | Request::Part);
+        if stores && path.contains("db/compacted/") {
+            Action::Vanish
+        } else {
+            Action::Pass
+        }
+    });
+    let mut refused = Vec::new();
+    for number in 0..5000 {
+        let source = SourceName::new(format!("source {number}")).unwrap();
+        let set = vault.set_state(&source, ReplicaState::Consistent).await;
+        refused.extend(set.err());
+        if refused.len() == 2 {
+            break;
+        }
+    }
+    let told: Vec<String> = refused.iter().map(ToString::to_string).collect();
+    assert_eq!(refused.len(), 2, "it never filled up");
+    assert_eq!(refused[0].kind(), ErrorKind::Unavailable, "{told:?}");
+    assert!(told[0].contains("catalog"), "{told:?}");
+    // The second does not wait again.
+    assert_eq!(refused[1].kind(), ErrorKind::Unavailable, "{told:?}");
+    assert!(told[1].contains("open it again"), "{told:?}");
 }
 
 async fn objects(store: &InMemory) -> Vec<Path> {
