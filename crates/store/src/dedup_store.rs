@@ -202,7 +202,7 @@ impl DedupStore {
                             bytes: entry.bytes_added,
                             plain_bytes: entry.plain_bytes_added,
                         },
-                        maps_lost: false,
+                        maps_lost: entry.maps_lost,
                     });
                 }
             }

@@ -144,6 +144,18 @@ impl Vault {
         self.sessions().remove(&id);
     }
 
+    /// Forgets a session, unless another has taken its place; tells whether it
+    /// did.
+    pub(crate) fn let_go(&self, session: &Session) -> bool {
+        let mut sessions = self.sessions();
+        let held = sessions.get(&session.begin.id);
+        let is_held = held.is_some_and(|held| std::ptr::eq(Arc::as_ptr(held), session));
+        if is_held {
+            sessions.remove(&session.begin.id);
+        }
+        is_held
+    }
+
     /// Forgets all sessions: each holds the vault, and so its lock.
     pub(crate) fn forget_all(&self) {
         self.sessions().clear();
