@@ -42,17 +42,19 @@ impl Shared {
         }))
     }
 
-    /// Notes damage; tells whether it did. Whatever met it goes on even where
-    /// that fails, as over a vault that is open for reading only.
+    /// Notes damage; tells whether it did, or never can, as over a vault that is
+    /// open for reading only. Whatever met it goes on even then.
     pub(crate) async fn look_at(&self, error: &Error, source: &SourceName, point: PointId) -> bool {
         if error.kind() != ErrorKind::Corrupt {
             return false;
         }
-        let noted = self.note_damage(source, point).await;
-        if let Err(error) = &noted {
-            tracing::warn!(%source, %error, "damage of a replica was not noted");
+        match self.note_damage(source, point).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%source, %error, "damage of a replica was not noted");
+                !error.is_transient()
+            }
         }
-        noted.is_ok()
     }
 }
 
@@ -101,7 +103,8 @@ impl BlockSource for Watched {
 impl Recovery for Watched {
     async fn recover(&self, range: Extent) -> Result<RecoveredRange> {
         let recovered = self.watch(self.image.recover(range).await).await?;
-        for (_, error) in &recovered.missing {
+        let mut errors = recovered.missing.iter().map(|(_, error)| error);
+        if let Some(error) = errors.find(|error| error.kind() == ErrorKind::Corrupt) {
             self.look(error).await;
         }
         Ok(recovered)

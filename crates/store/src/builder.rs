@@ -23,7 +23,7 @@ use crate::session::StreamCount;
 use crate::settings::VaultSettings;
 use crate::vault::{self, Sessions, Vault};
 
-const HEADER: &str = "vault.json";
+pub(crate) const HEADER: &str = "vault.json";
 const PACKS: &str = "packs";
 const MANIFESTS: &str = "db/manifest";
 pub(crate) const CATALOG: &str = "db";

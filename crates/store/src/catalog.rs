@@ -141,6 +141,9 @@ fn written_tick(time: Result<Option<KeyValue>, slatedb::Error>) -> Result<i64> {
     Ok(time.map_or(0, |entry| entry.create_ts))
 }
 
+/// How long a write waits for SlateDB to take it.
+const WRITE_PATIENCE: Duration = Duration::from_mins(2);
+
 /// How often SlateDB repeats a failed request before it gives up: a full disk
 /// must be told, not waited for.
 const RETRIES: u32 = 3;
@@ -285,8 +288,16 @@ impl Catalog {
         batch.put(TIME, b"");
         self.written
             .fetch_add(batch.bytes, std::sync::atomic::Ordering::Relaxed);
-        db.write(batch.batch)
-            .await
+        // SlateDB waits without end for tables to be merged when there are too
+        // many, and others may wait for this.
+        let written = tokio::time::timeout(WRITE_PATIENCE, db.write(batch.batch)).await;
+        let written = written.map_err(|_| {
+            backstop_core::Error::unavailable(
+                "writing the catalog has waited 2 minutes for its tables to be stored and merged; \
+                 see that the store takes writes and has space, then open the vault again",
+            )
+        })?;
+        written
             .map(drop)
             .map_err(|error| failure::of_catalog("writing the catalog", error))
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use backstop_core::{
-    Document, Error, ErrorKind, Extent, NewPoint, PointId, PointKind, Recovery, RecoveryPoint,
-    RecoveryStore, ReplicaRecord, ReplicaState, ReplicaWriter, Result, SourceName, StoreBegin,
-    StreamName, SynchronizationId, Unfinished, region_count,
+    Document, Error, Extent, NewPoint, PointId, PointKind, Recovery, RecoveryPoint, RecoveryStore,
+    ReplicaRecord, ReplicaState, ReplicaWriter, Result, SourceName, StoreBegin, StreamName,
+    SynchronizationId, Unfinished, region_count,
 };
 use futures::stream::BoxStream;
 use object_store::ObjectStore;
@@ -14,6 +14,7 @@ use object_store::ObjectStore;
 use crate::builder::DedupStoreBuilder;
 use crate::catalog::{Batch, REPLICAS};
 use crate::commit::{self, DOCUMENTS};
+use crate::failure;
 use crate::fold;
 use crate::image::Image;
 use crate::manifest::{Entry, Manifest};
@@ -214,7 +215,7 @@ impl DedupStore {
                             bytes: entry.bytes_added,
                             plain_bytes: entry.plain_bytes_added,
                         },
-                        maps_lost: false,
+                        maps_lost: entry.maps_lost,
                     });
                 }
             }
@@ -225,8 +226,7 @@ impl DedupStore {
             Some(id) => match self.manifest(&self.vault.point_record(id).await?).await {
                 // A check compares everything anyway.
                 Err(error)
-                    if error.kind() == ErrorKind::Corrupt
-                        && begin.kind == PointKind::ConsistencyCheck =>
+                    if failure::is_damage(&error) && begin.kind == PointKind::ConsistencyCheck =>
                 {
                     tracing::warn!(source = %begin.source, %error, "the maps of a point are lost");
                     maps_lost = true;

@@ -22,6 +22,17 @@ fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
+/// Whether an error tells that what was asked for is damaged or gone. That the
+/// catalog is damaged tells nothing of it.
+pub(crate) fn is_damage(error: &Error) -> bool {
+    error.kind() == ErrorKind::Corrupt && !is_of_catalog(error)
+}
+
+/// Whether an error is the catalog's own.
+pub(crate) fn is_of_catalog(error: &Error) -> bool {
+    std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<slatedb::Error>)
+}
+
 /// An object store's error about `object`.
 pub(crate) fn of_store(object: &str, error: StoreError) -> Error {
     let (kind, sentence) = if is_full(&error) {
@@ -102,4 +113,20 @@ pub(crate) fn of_io(object: &std::path::Path, error: std::io::Error) -> Error {
         _ => (ErrorKind::Unavailable, format!("{name} can't be used")),
     };
     Error::new(kind, sentence).with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_of_the_catalog_is_not_that_of_what_it_was_asked_about() {
+        let catalogs = of_catalog("reading", slatedb::Error::data("a block".into()));
+        assert_eq!(catalogs.kind(), ErrorKind::Corrupt);
+        assert!(!is_damage(&catalogs));
+        assert!(!is_damage(&catalogs.within("region 3")));
+        let frames = Error::corrupt("a frame").with_source(std::io::Error::other("bad sector"));
+        assert!(is_damage(&frames));
+        assert!(!is_damage(&Error::unavailable("a store")));
+    }
 }

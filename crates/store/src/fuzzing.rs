@@ -265,6 +265,7 @@ pub fn seeds() -> backstop_core::Result<Vec<(&'static str, String, Vec<u8>)>> {
         base: None,
         kind: backstop_core::PointKind::Initial,
         verify: false,
+        maps_lost: false,
         streams: vec![UnfinishedStream {
             name: StreamName::disk(),
             map: image,

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use backstop_core::{ChunkDigest, Codecs, Encoding, Error, ErrorKind, Result};
+use backstop_core::{ChunkDigest, Codecs, Encoding, Error, Result};
 use bytes::Bytes;
 use moka::sync::Cache;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use crate::failure;
 use crate::map::node::Node;
 use crate::map::tree::{NodeSource, NodeStore};
 use crate::pack::frame::{Content, FrameHeader, MAX_CONTENT_LENGTH, PlainFrame};
@@ -140,7 +141,7 @@ impl NewNodes {
         }
         match self.shared.get(digest).await {
             Ok(_) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
+            Err(error) if failure::is_damage(&error) => Ok(false),
             Err(error) => Err(error),
         }
     }

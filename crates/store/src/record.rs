@@ -40,6 +40,9 @@ pub(crate) struct UnfinishedEntry {
     pub(crate) base: Option<PointId>,
     pub(crate) kind: PointKind,
     pub(crate) verify: bool,
+    /// What its maps hold is not all that its base held.
+    #[serde(default)]
+    pub(crate) maps_lost: bool,
     pub(crate) streams: Vec<UnfinishedStream>,
     pub(crate) bytes_added: u64,
     #[serde(default)]

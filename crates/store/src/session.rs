@@ -5,11 +5,12 @@
 mod losses;
 mod names;
 mod own_chunks;
+mod queued;
 mod replica_writer;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
@@ -25,6 +26,7 @@ use crate::pack::name::PackKind;
 use crate::record::{UnfinishedEntry, UnfinishedStream};
 use crate::vault::Vault;
 use own_chunks::OwnChunks;
+use queued::Queued;
 
 /// Chunks are appended to packs in runs of at least this many bytes, so that
 /// what belongs together stays together.
@@ -81,6 +83,8 @@ pub(crate) struct Session {
     resume: Vec<AtomicU64>,
     writing: Writing,
     own: SyncMutex<OwnChunks>,
+    /// Changed only together with the run.
+    queued: Queued,
     /// Where each image stood when it began: what lies before was dealt with
     /// by an earlier run.
     from: Vec<u64>,
@@ -96,8 +100,6 @@ struct State {
     streams: Vec<Stream>,
     run: Vec<PlainFrame>,
     run_bytes: usize,
-    /// Chunks that wait in runs, with their plain lengths.
-    queued: HashMap<ChunkDigest, u32>,
     added: Added,
     /// Where the last checkpoint began, and what is durable.
     checkpoint: Mark,
@@ -184,7 +186,6 @@ impl Session {
             streams,
             run: Vec::new(),
             run_bytes: 0,
-            queued: HashMap::new(),
             added: start.added,
             checkpoint: Mark::default(),
             durable: Mark::default(),
@@ -202,6 +203,7 @@ impl Session {
             from,
             maps_lost,
             own: SyncMutex::default(),
+            queued: Queued::default(),
             appends: Arc::default(),
             state: Mutex::new(state),
         })
@@ -257,17 +259,14 @@ impl Session {
 
     /// `hold` was taken together with the run.
     async fn append_run(&self, run: Vec<PlainFrame>, hold: OwnedRwLockReadGuard<()>) -> Result<()> {
-        let digests: Vec<_> = run.iter().map(|frame| frame.digest).collect();
+        let leaving = self.queued.leaving(&run);
         let plain_bytes = plain_bytes(&run);
         let appended = self
             .vault
             .writer()?
-            .append(PackKind::Data, run, Some(hold))
+            .append(PackKind::Data, run, (leaving, hold))
             .await;
         let mut state = self.state.lock().await;
-        for digest in &digests {
-            state.queued.remove(digest);
-        }
         match appended {
             Ok(bytes) => {
                 state.added.bytes += bytes;
@@ -289,7 +288,7 @@ impl Session {
         let appended = self
             .vault
             .writer()?
-            .append(PackKind::Map, frames, Some(hold))
+            .append(PackKind::Map, frames, hold)
             .await;
         let mut state = self.state.lock().await;
         match appended {
@@ -356,7 +355,7 @@ impl Session {
             PackKind::Data => plain_bytes(&frames),
             PackKind::Map => 0,
         };
-        let bytes = self.vault.writer()?.append(kind, frames, None).await?;
+        let bytes = self.vault.writer()?.append(kind, frames, ()).await?;
         let mut state = self.state.lock().await;
         state.added.bytes += bytes;
         state.added.plain_bytes += plain_bytes;
@@ -373,7 +372,8 @@ impl Session {
     pub(crate) async fn end(&self) {
         let mut state = self.state.lock().await;
         state.over = true;
-        (state.run, state.queued) = Default::default();
+        state.run = Vec::new();
+        self.queued.clear();
         for stream in &mut state.streams {
             stream.leaves.clear();
         }
@@ -401,6 +401,7 @@ impl Session {
             base: self.begin.base,
             kind: self.begin.kind,
             verify: self.begin.verify,
+            maps_lost: self.maps_lost.load(Ordering::Acquire) || self.nodes.has_losses(),
             streams: streams
                 .map(|((spec, map), next_region)| UnfinishedStream {
                     name: spec.name.clone(),

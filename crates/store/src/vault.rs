@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
 
 use backstop_core::{
-    BufferPool, Clock, Codecs, CpuPool, Error, PointId, PooledBuffer, REGION_LENGTH, RecoveryPoint,
-    Result, SourceName, SynchronizationId,
+    BufferPool, Clock, Codecs, CpuPool, Error, ErrorKind, PointId, PooledBuffer, REGION_LENGTH,
+    RecoveryPoint, Result, SourceName, SynchronizationId,
 };
 use tokio::sync::Mutex;
 
@@ -109,11 +109,15 @@ impl Vault {
         if self.doubtful.load(Ordering::Acquire) {
             return Err(self.in_doubt());
         }
-        self.catalog.write(batch).await?;
-        self.catalog
-            .flush()
-            .await
-            .inspect_err(|_| self.doubtful.store(true, Ordering::Release))
+        let doubtful = || self.doubtful.store(true, Ordering::Release);
+        let written = self.catalog.write(batch).await;
+        written.inspect_err(|error| {
+            // Nobody waited for it any more; it may happen yet.
+            if error.kind() == ErrorKind::Unavailable {
+                doubtful();
+            }
+        })?;
+        self.catalog.flush().await.inspect_err(|_| doubtful())
     }
 
     fn sessions(&self) -> MutexGuard<'_, HashMap<SynchronizationId, Arc<Session>>> {
@@ -138,6 +142,18 @@ impl Vault {
 
     pub(crate) fn forget(&self, id: SynchronizationId) {
         self.sessions().remove(&id);
+    }
+
+    /// Forgets a session, unless another has taken its place; tells whether it
+    /// did.
+    pub(crate) fn let_go(&self, session: &Session) -> bool {
+        let mut sessions = self.sessions();
+        let held = sessions.get(&session.begin.id);
+        let is_held = held.is_some_and(|held| std::ptr::eq(Arc::as_ptr(held), session));
+        if is_held {
+            sessions.remove(&session.begin.id);
+        }
+        is_held
     }
 
     /// Forgets all sessions: each holds the vault, and so its lock.

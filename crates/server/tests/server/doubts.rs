@@ -111,6 +111,26 @@ async fn a_read_that_finds_damage_is_answered_even_if_it_is_not_noted() {
     assert_eq!(state(&rig).await, damaged(&rig));
 }
 
+/// As over a vault that is open for reading only.
+#[tokio::test]
+async fn damage_that_can_never_be_noted_is_tried_once_by_each_reader() {
+    let rig = Rig::new().await;
+    let head = full(&rig).await;
+    damage(&rig, &head);
+    let image = rig.server.open(head.id).await.unwrap();
+    let before = rig.faults.calls(Operation::StoreSetState);
+    rig.faults.inject_next(
+        Operation::StoreSetState,
+        Effect::Fail(ErrorKind::InvalidInput),
+    );
+    let whole = Extent::whole(ByteCount(LENGTH));
+    for _ in 0..3 {
+        assert_eq!(image.recover(whole).await.unwrap().missing.len(), 1);
+    }
+    assert_eq!(rig.faults.calls(Operation::StoreSetState), before + 1);
+    assert_eq!(state(&rig).await, ReplicaState::Consistent);
+}
+
 #[tokio::test]
 async fn damage_of_what_is_no_head_is_no_doubt() {
     let rig = Rig::new().await;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use backstop_core::{
-    ByteCount, ChunkDigest, Error, ErrorKind, REGION_LENGTH, RegionIndex, RegionMap, Result,
-    region_count,
+    ByteCount, ChunkDigest, Error, REGION_LENGTH, RegionIndex, RegionMap, Result, region_count,
 };
 use serde::{Deserialize, Serialize};
 
 use super::node::{Children, FAN_OUT, MAX_LEVEL, Node, no_children};
+use crate::failure;
 
 /// Reads nodes by name.
 #[async_trait]
@@ -115,7 +115,7 @@ impl ImageMap {
             let Some(root) = found else { break };
             let node = match nodes.get(&root).await {
                 Ok(node) => node,
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                Err(error) if failure::is_damage(&error) => {
                     let first = region.0 - region.0 % span(level);
                     return Ok(Some(Loss { root, level, first }));
                 }
@@ -172,7 +172,7 @@ impl ImageMap {
 
 /// Whether a node that can't be read may be done without.
 fn is_lost(error: &Error, digest: &ChunkDigest, nodes: &dyn NodeStore) -> bool {
-    error.kind() == ErrorKind::Corrupt && nodes.lose(digest)
+    failure::is_damage(error) && nodes.lose(digest)
 }
 
 type Boxed<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;

@@ -8,15 +8,18 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use backstop_core::{ChunkDigest, Result};
+use backstop_core::{ChunkDigest, Error, ErrorKind, Result};
+use bytes::Bytes;
 use futures::future::try_join_all;
 
-use super::frame::{Content, OVERHEAD};
+use super::frame::{Content, MAX_CONTENT_LENGTH, OVERHEAD};
 use super::name::{PackKind, PackName};
 use super::sink::PackStore;
 use super::table::{self, FOOTER_LENGTH, TableEntry};
+use super::tables::Tables;
 use crate::catalog::{Catalog, PACKS, numbered_key};
 use crate::codec::{Reader, put_varint};
+use crate::failure;
 use crate::record::{self, PackRecord};
 use crate::seal::{Seal, SealingKey};
 
@@ -28,6 +31,9 @@ const PACKS_REMEMBERED: usize = 4096;
 
 /// How many frames are remembered as bad.
 const BAD_REMEMBERED: usize = 32 << 10;
+
+/// No frame stands behind this, in bytes: more than any file or object has.
+const MAX_OFFSET: u64 = 1 << 62;
 
 /// Where a frame stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,16 +81,15 @@ impl Location {
         let mut reader = Reader::new("an index entry", bytes);
         let (pack, offset) = (reader.varint()?, reader.varint()?);
         let (payload_length, shrunk) = (reader.varint_u32()?, reader.varint_u32()?);
-        let location = payload_length.checked_add(shrunk).and_then(|plain_length| {
-            offset.checked_add(OVERHEAD as u64 + u64::from(payload_length))?;
-            Some(Self {
-                pack,
-                offset,
-                payload_length,
-                plain_length,
-            })
+        let location = payload_length.checked_add(shrunk).map(|plain_length| Self {
+            pack,
+            offset,
+            payload_length,
+            plain_length,
         });
-        let location = location.ok_or_else(|| reader.damaged("a length is too large"))?;
+        let location = location
+            .filter(|at| at.plain_length <= MAX_CONTENT_LENGTH && at.offset <= MAX_OFFSET)
+            .ok_or_else(|| reader.damaged("a length is too large"))?;
         reader.finish()?;
         Ok(location)
     }
@@ -259,10 +264,9 @@ impl Index {
     }
 
     async fn load_pack(&self, number: u64) -> Result<(Arc<Pack>, PackRecord)> {
-        let value = self.catalog.get(&numbered_key(PACKS, number)).await?;
-        let value = value.ok_or_else(|| {
-            backstop_core::Error::corrupt(format!("pack {number} is not in the catalog"))
-        })?;
+        let value = self.get(&numbered_key(PACKS, number)).await?;
+        let value =
+            value.ok_or_else(|| Error::corrupt(format!("pack {number} is not in the catalog")))?;
         let record: PackRecord = record::decode("a pack's record", &value)?;
         let pack = Arc::new(Pack::new(record.name, record.kind, &self.seal)?);
         let mut state = self.lock();
@@ -307,30 +311,42 @@ impl Index {
             let state = self.lock();
             missing.retain(|at| !state.is_bad(content, &digests[*at]));
         }
-        // Looked through again only when there is something new to find.
-        let mut news = true;
+        let look = |state: &State, at: usize| {
+            let digest = &digests[at];
+            pending
+                .then(|| state.pending.get(&(content, *digest)).copied())
+                .flatten()
+                .or_else(|| state.tables.find(content, digest))
+        };
+        {
+            let state = self.lock();
+            missing.retain(|at| {
+                found[*at] = look(&state, *at);
+                found[*at].is_none()
+            });
+        }
         loop {
-            if std::mem::take(&mut news) {
+            // Just before it is asked each is looked for once more: tables may
+            // have come with the answers. All of them after every answer would
+            // take time by the square of their number.
+            let mut asked = Vec::with_capacity(QUESTIONS);
+            {
                 let state = self.lock();
-                missing.retain(|at| {
-                    let digest = &digests[*at];
-                    let location = pending
-                        .then(|| state.pending.get(&(content, *digest)).copied())
-                        .flatten()
-                        .or_else(|| state.tables.find(content, digest));
-                    found[*at] = location;
-                    location.is_none()
-                });
+                while asked.len() < QUESTIONS
+                    && let Some(at) = missing.pop()
+                {
+                    found[at] = look(&state, at);
+                    if found[at].is_none() {
+                        asked.push(at);
+                    }
+                }
             }
-            if missing.is_empty() {
+            if asked.is_empty() {
                 return Ok(found);
             }
-            let asked = missing.split_off(missing.len().saturating_sub(QUESTIONS));
             let sought: Vec<_> = asked.iter().map(|at| digests[*at]).collect();
             let answers = self.ask(content, &sought).await?;
             for (at, answer) in asked.into_iter().zip(answers) {
-                // With an answer came its pack's table.
-                news |= answer.is_some();
                 found[at] = answer;
             }
         }
@@ -350,7 +366,9 @@ impl Index {
         Ok(found)
     }
 
-    /// Asks the catalog, and loads the tables of the packs that it names.
+    /// Asks the catalog, and loads the tables of the packs that it names. A
+    /// frame whose entry, or the record of whose pack, is damaged or gone is one
+    /// that the vault can no longer give.
     async fn ask(
         &self,
         content: Content,
@@ -358,33 +376,66 @@ impl Index {
     ) -> Result<Vec<Option<Location>>> {
         let questions = digests.iter().map(|digest| {
             let key = self.catalog.chunk_key(content, digest);
-            async move { self.catalog.get(&key).await }
+            async move { self.get(&key).await }
         });
         let answers = try_join_all(questions).await?;
-        let found = answers
-            .into_iter()
-            .map(|value| value.map(|value| Location::decode(&value)).transpose())
-            .collect::<Result<Vec<_>>>()?;
-        let packs: HashSet<u64> = found.iter().flatten().map(|at| at.pack).collect();
-        for number in packs {
-            self.load_table(number).await;
+        let mut found = Vec::with_capacity(digests.len());
+        let mut packs: HashMap<u64, bool> = HashMap::new();
+        for (digest, answer) in digests.iter().zip(answers) {
+            let location = answer.map(|value| Location::decode(&value)).transpose();
+            let location = location.unwrap_or_else(|error| {
+                tracing::warn!(%error, "an index entry can't be read");
+                self.mark_bad(content, digest);
+                None
+            });
+            packs.extend(location.map(|at| (at.pack, true)));
+            found.push(location);
+        }
+        for (number, is_known) in &mut packs {
+            match self.load_table(*number).await {
+                Err(error) if failure::is_damage(&error) => {
+                    tracing::warn!(pack = number, %error, "a pack can't be found");
+                    *is_known = false;
+                }
+                loaded => loaded?,
+            }
+        }
+        for (digest, location) in digests.iter().zip(&mut found) {
+            if location.is_some_and(|at| !packs[&at.pack]) {
+                self.mark_bad(content, digest);
+                *location = None;
+            }
         }
         Ok(found)
     }
 
-    /// Loads a pack's table, best effort: frames are found without it.
-    async fn load_table(&self, number: u64) {
-        if self.lock().tables.contains(number) {
-            return;
-        }
-        match self.read_table(number).await {
-            Ok(entries) => self.lock().tables.insert(number, entries),
-            Err(error) => tracing::warn!(pack = number, %error, "a pack's table can't be read"),
+    /// A value of the catalog.
+    async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        match self.catalog.get(key).await {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                // It may be the whole vault that has gone away.
+                self.store.check_vault().await?;
+                Err(error)
+            }
+            value => value,
         }
     }
 
-    pub(crate) async fn read_table(&self, number: u64) -> Result<Vec<TableEntry>> {
+    /// Loads a pack's table, best effort: frames are found without it, but not
+    /// without what the catalog tells of the pack.
+    async fn load_table(&self, number: u64) -> Result<()> {
+        if self.lock().tables.contains(number) {
+            return self.pack(number).await.map(drop);
+        }
         let (pack, record) = self.load_pack(number).await?;
+        match self.read_table(&pack, &record).await {
+            Ok(entries) => self.lock().tables.insert(number, entries),
+            Err(error) => tracing::warn!(pack = number, %error, "a pack's table can't be read"),
+        }
+        Ok(())
+    }
+
+    async fn read_table(&self, pack: &Pack, record: &PackRecord) -> Result<Vec<TableEntry>> {
         let end = record.bytes.saturating_sub(FOOTER_LENGTH as u64);
         let start = end.saturating_sub(u64::from(record.table_bytes));
         let mut sealed = self.store.read(&pack.path, start..end).await?;
@@ -394,125 +445,11 @@ impl Index {
     }
 }
 
-/// The tables of packs that were touched lately, bounded in bytes, the oldest
-/// going first.
-#[derive(Debug)]
-struct Tables {
-    budget: usize,
-    held: usize,
-    tables: HashMap<u64, Vec<TableEntry>>,
-    order: VecDeque<u64>,
-    /// From the first 8 bytes of a digest: which pack, which entry. Two digests
-    /// that begin alike cost a question to the catalog, nothing else.
-    places: HashMap<u64, (u64, u32)>,
-}
-
-/// What an entry takes, with its place.
-const ENTRY_WEIGHT: usize = size_of::<TableEntry>() + 40;
-
-fn start_of(digest: &ChunkDigest) -> u64 {
-    let mut start = [0; 8];
-    start.copy_from_slice(&digest.as_bytes()[..8]);
-    u64::from_le_bytes(start)
-}
-
-impl Tables {
-    fn new(budget: usize) -> Self {
-        Self {
-            budget,
-            held: 0,
-            tables: HashMap::new(),
-            order: VecDeque::new(),
-            places: HashMap::new(),
-        }
-    }
-
-    fn contains(&self, number: u64) -> bool {
-        self.tables.contains_key(&number)
-    }
-
-    fn find(&self, content: Content, digest: &ChunkDigest) -> Option<Location> {
-        let (number, at) = self.places.get(&start_of(digest))?;
-        let entry = self.tables.get(number)?.get(*at as usize)?;
-        (entry.digest == *digest && entry.header.content == content)
-            .then(|| Location::of(*number, entry))
-    }
-
-    fn insert(&mut self, number: u64, entries: Vec<TableEntry>) {
-        if self.contains(number) {
-            return;
-        }
-        self.held += entries.len() * ENTRY_WEIGHT;
-        for (at, entry) in (0..).zip(&entries) {
-            let place = self
-                .places
-                .entry(start_of(&entry.digest))
-                .or_insert((number, at));
-            // The newer copy: it may have been made because the other is bad.
-            if place.0 <= number {
-                *place = (number, at);
-            }
-        }
-        self.tables.insert(number, entries);
-        self.order.push_back(number);
-        while self.held > self.budget && self.order.len() > 1 {
-            if let Some(oldest) = self.order.pop_front() {
-                self.remove(oldest);
-            }
-        }
-    }
-
-    fn remove(&mut self, number: u64) {
-        let entries = self.tables.remove(&number).unwrap_or_default();
-        self.held -= entries.len() * ENTRY_WEIGHT;
-        for entry in entries {
-            let start = start_of(&entry.digest);
-            if self
-                .places
-                .get(&start)
-                .is_some_and(|(pack, _)| *pack == number)
-            {
-                self.places.remove(&start);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use backstop_core::Encoding;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pack::frame::FrameHeader;
-
-    fn entry(number: u32) -> TableEntry {
-        let header = FrameHeader {
-            payload_length: number + 1,
-            plain_length: number + 1,
-            content: Content::Chunk,
-            encoding: Encoding::Raw,
-        };
-        let digest = ChunkDigest::of(&number.to_le_bytes());
-        TableEntry {
-            digest,
-            offset: u64::from(number),
-            header,
-        }
-    }
-
-    /// The other one may be bad; whichever table is loaded last.
-    #[test]
-    fn of_two_copies_the_newer_is_found() {
-        for packs in [[3, 7], [7, 3]] {
-            let mut tables = Tables::new(40 * ENTRY_WEIGHT);
-            for number in packs {
-                tables.insert(number, vec![entry(1)]);
-            }
-            let found = tables.find(Content::Chunk, &entry(1).digest);
-            assert_eq!(found, Some(Location::of(7, &entry(1))));
-        }
-    }
 
     #[test]
     fn bad_frames_are_remembered_within_bounds() {
@@ -531,8 +468,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn locations_round_trip(pack: u64, offset in 0u64..1 << 40, payload_length: u32, shrunk: u32) {
-            let plain_length = payload_length.saturating_add(shrunk);
+        fn locations_round_trip(pack: u64, offset in 0..=MAX_OFFSET, plain_length in 0..=MAX_CONTENT_LENGTH, part in 0..=64u32) {
+            let payload_length = plain_length / 64 * part;
             let location = Location { pack, offset, payload_length, plain_length };
             prop_assert_eq!(Location::decode(&location.encode()).unwrap(), location);
         }
@@ -540,21 +477,6 @@ mod tests {
         #[test]
         fn any_entry_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             let _ = Location::decode(&bytes);
-        }
-
-        #[test]
-        fn tables_find_what_they_hold_within_their_budget(packs in prop::collection::vec(prop::collection::vec(0u32..50, 0..20), 1..20)) {
-            let mut tables = Tables::new(40 * ENTRY_WEIGHT);
-            for (number, entries) in (0..).zip(&packs) {
-                tables.insert(number, entries.iter().copied().map(entry).collect());
-                prop_assert!(tables.held <= tables.budget || tables.order.len() == 1);
-                for e in entries {
-                    prop_assert!(tables.find(Content::Chunk, &entry(*e).digest).is_some());
-                    prop_assert!(tables.find(Content::Node, &entry(*e).digest).is_none());
-                }
-                let all: usize = tables.tables.values().map(Vec::len).sum();
-                prop_assert!(tables.places.len() <= all);
-            }
         }
     }
 }

@@ -18,7 +18,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tokio::task::JoinHandle;
 
-use super::sink::{PackSink, PackStore, UNFINISHED};
+use super::sink::{self, PackSink, PackStore, UNFINISHED};
+use crate::builder::HEADER;
 use crate::failure;
 
 /// The unit of direct writes, in bytes.
@@ -225,6 +226,21 @@ impl PackStore for LocalPacks {
             Ok(found)
         })
         .await
+    }
+
+    async fn check_vault(&self) -> Result<()> {
+        let root = self.root.clone();
+        // Read, since its name may outlive the disk in memory.
+        let read = blocking(move || {
+            let header = root.join(HEADER);
+            std::fs::read(&header).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => {
+                    sink::gone(&root.display().to_string()).with_source(error)
+                }
+                _ => failure::of_io(&header, error),
+            })
+        });
+        read.await.map(drop)
     }
 }
 

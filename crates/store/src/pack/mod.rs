@@ -8,4 +8,5 @@ pub(crate) mod name;
 pub(crate) mod reader;
 pub(crate) mod sink;
 pub(crate) mod table;
+mod tables;
 pub(crate) mod writer;

@@ -11,6 +11,7 @@ use super::frame::{self, Content};
 use super::index::{Index, Location, Pack};
 use super::sink::PackStore;
 use super::writer::PackWriter;
+use crate::failure;
 
 /// The size of the windows through which map packs are read, in bytes: nodes
 /// that were written together are read together.
@@ -170,10 +171,10 @@ impl PackReader {
             .await
             .and_then(|sealed| open_content(content, digest, location, pack, sealed, codecs));
         match first {
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
+            Err(error) if failure::is_damage(&error) => {
                 let again = self.read_again(content, digest, location, codecs).await;
                 if let Err(error) = &again
-                    && error.kind() == ErrorKind::Corrupt
+                    && failure::is_damage(error)
                 {
                     self.index.mark_bad(content, digest);
                 }
@@ -205,8 +206,10 @@ impl PackReader {
 
     /// Reads a range of a pack that the catalog names.
     async fn read(&self, pack: &Pack, range: Range<u64>) -> Result<Vec<u8>> {
-        let read = self.store.read(&pack.path, range).await;
-        read.map_err(must_be_there)
+        match self.store.read(&pack.path, range).await {
+            Err(error) => Err(self.must_be_there(error).await),
+            read => read,
+        }
     }
 
     /// Fills a buffer from `offset` on; it comes back shorter only at the
@@ -217,8 +220,26 @@ impl PackReader {
         offset: u64,
         buffer: PooledBuffer,
     ) -> Result<PooledBuffer> {
-        let read = self.store.read_into(&pack.path, offset, buffer).await;
-        read.map_err(must_be_there)
+        match self.store.read_into(&pack.path, offset, buffer).await {
+            Err(error) => Err(self.must_be_there(error).await),
+            read => read,
+        }
+    }
+
+    /// What the catalog names and the store has not, or can't read, is damage,
+    /// which costs what was in it and nothing else; unless the whole vault has
+    /// gone away, which damages nothing.
+    async fn must_be_there(&self, error: Error) -> Error {
+        if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) {
+            return error;
+        }
+        if let Err(gone) = self.store.check_vault().await {
+            return gone;
+        }
+        match error.kind() {
+            ErrorKind::NotFound => Error::corrupt(error.context().to_owned()).with_source(error),
+            _ => error,
+        }
     }
 
     async fn read_windowed(&self, location: Location, pack: &Pack) -> Result<Vec<u8>> {
@@ -247,16 +268,6 @@ impl PackReader {
             );
         }
         Ok(out)
-    }
-}
-
-/// What the catalog names and the store has not is damage, which costs what
-/// was in it and nothing else.
-fn must_be_there(error: Error) -> Error {
-    if error.kind() == ErrorKind::NotFound {
-        Error::corrupt(error.context().to_owned()).with_source(error)
-    } else {
-        error
     }
 }
 

@@ -5,12 +5,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use backstop_core::{PooledBuffer, Result};
+use backstop_core::{Error, PooledBuffer, Result};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 
+use crate::builder::HEADER;
 use crate::failure;
 
 /// How the name of a pack that is being written ends, where that can be seen.
@@ -39,6 +40,17 @@ pub(crate) trait PackStore: Send + Sync + std::fmt::Debug {
 
     /// The file names and sizes of all packs.
     async fn list(&self) -> Result<Vec<(String, u64)>>;
+
+    /// Fails if the vault as a whole can't be seen: then it is no damage that
+    /// a pack can't.
+    async fn check_vault(&self) -> Result<()>;
+}
+
+/// The error for a vault that was there when it was opened.
+pub(crate) fn gone(vault: &str) -> Error {
+    Error::unavailable(format!(
+        "the vault at {vault} can't be seen any more; is its disk, share or bucket gone?"
+    ))
 }
 
 /// A pack being written. Dropping it leaves nothing visible behind.
@@ -86,12 +98,29 @@ impl PackStore for ObjectPacks {
     }
 
     async fn read(&self, path: &str, range: Range<u64>) -> Result<Vec<u8>> {
-        let bytes = self
-            .store
-            .get_range(&self.path(path), range)
-            .await
-            .map_err(|error| failure::of_store(path, error))?;
-        Ok(bytes.into())
+        let at = self.path(path);
+        let error = match self.store.get_range(&at, range.clone()).await {
+            Ok(bytes) => return Ok(bytes.into()),
+            Err(error) => error,
+        };
+        // What is asked for past an object's end is refused, and no store's
+        // refusal says that it is that.
+        if !matches!(error, object_store::Error::Generic { .. }) {
+            return Err(failure::of_store(path, error));
+        }
+        let end = match self.store.head(&at).await {
+            Ok(facts) if facts.size < range.end => facts.size,
+            Err(missing @ object_store::Error::NotFound { .. }) => {
+                return Err(failure::of_store(path, missing));
+            }
+            _ => return Err(failure::of_store(path, error)),
+        };
+        if end <= range.start {
+            return Ok(Vec::new());
+        }
+        let rest = self.store.get_range(&at, range.start..end).await;
+        rest.map(Into::into)
+            .map_err(|error| failure::of_store(path, error))
     }
 
     async fn read_into(
@@ -129,6 +158,17 @@ impl PackStore for ObjectPacks {
             .try_collect()
             .await
             .map_err(|error| failure::of_store("packs/", error))
+    }
+
+    async fn check_vault(&self) -> Result<()> {
+        match self.store.head(&self.path(HEADER)).await {
+            Ok(_) => Ok(()),
+            Err(error @ object_store::Error::NotFound { .. }) => {
+                let vault = format!("{}/{}", self.store, self.prefix);
+                Err(gone(&vault).with_source(error))
+            }
+            Err(error) => Err(failure::of_store(HEADER, error)),
+        }
     }
 }
 
@@ -198,5 +238,33 @@ impl PackSink for ObjectSink {
         {
             tracing::warn!(pack = %self.path, %error, "an unfinished upload could not be taken back");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use backstop_core::ErrorKind;
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_lies_past_the_end_is_not_there_and_no_error() {
+        let store = Arc::new(InMemory::new());
+        let packs = ObjectPacks::new(Arc::clone(&store) as _, Path::from("vault"));
+        for (length, range, there) in [
+            (10, 3..7, 4),
+            (10, 3..70, 7),
+            (10, 10..20, 0),
+            (10, 90..99, 0),
+            (0, 0..5, 0),
+        ] {
+            let path = Path::from("vault/packs/a.data");
+            store.put(&path, vec![1; length].into()).await.unwrap();
+            let read = packs.read("packs/a.data", range.clone()).await.unwrap();
+            assert_eq!(read.len(), there, "{range:?} of {length}");
+        }
+        let missing = packs.read("packs/b.data", 0..1).await.unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError, Weak};
 
 use backstop_core::{CpuPool, Error, ErrorKind, Result};
-use tokio::sync::{Mutex, OwnedRwLockReadGuard};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::frame::{self, PlainFrame};
@@ -185,7 +185,7 @@ impl PackWriter {
         &self,
         kind: PackKind,
         frames: Vec<PlainFrame>,
-        hold: Option<OwnedRwLockReadGuard<()>>,
+        hold: impl Send + 'static,
     ) -> Result<u64> {
         if frames.is_empty() {
             return Ok(0);
@@ -564,7 +564,7 @@ mod tests {
         let hold = Arc::clone(&appends).read_owned().await;
         let digest = frame(1).digest;
         {
-            let append = writer.append(PackKind::Data, vec![frame(1)], Some(hold));
+            let append = writer.append(PackKind::Data, vec![frame(1)], hold);
             let mut append = std::pin::pin!(append);
             for _ in 0..10 {
                 assert!(futures::poll!(&mut append).is_pending());
@@ -615,6 +615,9 @@ mod tests {
         async fn list(&self) -> Result<Vec<(String, u64)>> {
             self.inner.list().await
         }
+        async fn check_vault(&self) -> Result<()> {
+            self.inner.check_vault().await
+        }
     }
 
     #[async_trait]
@@ -642,7 +645,7 @@ mod tests {
             let (writer, catalog) = writer_on(store, CpuPool::inline(), 1 << 20).await;
             let append = async |number| {
                 let frames = vec![frame(number)];
-                writer.append(PackKind::Data, frames, None).await.map(drop)
+                writer.append(PackKind::Data, frames, ()).await.map(drop)
             };
             append(1).await.unwrap();
             let is_known = || {
@@ -673,7 +676,7 @@ mod tests {
             let (writer, catalog) = writer(CpuPool::new(2), 1).await;
             for number in 0..8 {
                 writer
-                    .append(PackKind::Data, vec![frame(round * 8 + number)], None)
+                    .append(PackKind::Data, vec![frame(round * 8 + number)], ())
                     .await
                     .unwrap();
             }

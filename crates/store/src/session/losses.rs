@@ -4,9 +4,10 @@
 
 use std::sync::atomic::Ordering;
 
-use backstop_core::{Error, ErrorKind, PointKind, RegionAddress, RegionMap, Result};
+use backstop_core::{Error, PointKind, RegionAddress, RegionMap, Result};
 
 use super::{Session, State};
+use crate::failure;
 use crate::map::tree::NodeStore;
 
 impl Session {
@@ -15,8 +16,7 @@ impl Session {
     pub(super) async fn region_to_compare(&self, at: &RegionAddress) -> Result<RegionMap> {
         match self.region(at).await {
             Err(error)
-                if error.kind() == ErrorKind::Corrupt
-                    && self.begin.kind == PointKind::ConsistencyCheck =>
+                if failure::is_damage(&error) && self.begin.kind == PointKind::ConsistencyCheck =>
             {
                 self.lose(at, error).await
             }
@@ -54,7 +54,7 @@ impl Session {
     /// Ends a synchronization that met damage it can't go around: the next one
     /// starts over from the base. Gives the error back.
     pub(super) async fn damaged(&self, state: &mut State, error: Error) -> Error {
-        if error.kind() == ErrorKind::Corrupt {
+        if failure::is_damage(&error) {
             state.over = true;
             self.vault.nodes.forget_cached();
             let forgotten = self.vault.delete_unfinished(&self.begin.source).await;

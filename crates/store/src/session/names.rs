@@ -28,11 +28,8 @@ impl Session {
     /// The plain lengths of chunks that are stored or wait to be.
     pub(super) async fn lengths(&self, digests: &[ChunkDigest]) -> Result<Vec<Option<u32>>> {
         // First what waits: from there it goes to where the index finds it.
-        let mut lengths: Vec<Option<u32>> = {
-            let state = self.state.lock().await;
-            let queued = |digest| state.queued.get(digest).copied();
-            digests.iter().map(queued).collect()
-        };
+        let queued = digests.iter().map(|digest| self.queued.length(digest));
+        let mut lengths: Vec<Option<u32>> = queued.collect();
         let located = self.vault.index.locate(Content::Chunk, digests).await?;
         for (length, location) in lengths.iter_mut().zip(located) {
             *length = location.map(|at| at.plain_length).or(*length);
@@ -90,21 +87,17 @@ impl Session {
         if !self.begin.verify && !self.maps_lost.load(Ordering::Acquire) {
             return Ok(known);
         }
-        let stored: Vec<ChunkDigest> = {
-            let state = self.state.lock().await;
-            let index = &self.vault.index;
-            let pairs = digests
-                .iter()
-                .zip(&known)
-                .filter(|(_, known)| known.is_some());
-            pairs
-                .map(|(digest, _)| *digest)
-                .filter(|digest| {
-                    !state.queued.contains_key(digest)
-                        && !index.any_pending(Content::Chunk, &[*digest])
-                })
-                .collect()
-        };
+        let index = &self.vault.index;
+        let pairs = digests.iter().zip(&known);
+        let stored: Vec<ChunkDigest> = pairs
+            .filter(|(_, known)| known.is_some())
+            .map(|(digest, _)| *digest)
+            // First what waits, as above.
+            .filter(|digest| {
+                self.queued.length(digest).is_none()
+                    && !index.any_pending(Content::Chunk, &[*digest])
+            })
+            .collect();
         if stored.is_empty() {
             return Ok(known);
         }

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use backstop_core::{
-    CheckSlice, ChunkDigest, Deduplication, Error, ErrorKind, Extent, PointKind, RegionAddress,
-    RegionIndex, RegionMap, RegionUpdate, ReplicaWriter, Result, WriteOutcome,
+    CheckSlice, ChunkDigest, Deduplication, Error, Extent, PointKind, RegionAddress, RegionIndex,
+    RegionMap, RegionUpdate, ReplicaWriter, Result, WriteOutcome,
 };
 use bytes::Bytes;
 
@@ -24,6 +24,9 @@ impl ReplicaWriter for Session {
     }
 
     async fn needed(&self, at: &RegionAddress, digests: &[ChunkDigest]) -> Result<Vec<bool>> {
+        if digests.len() > MOST_SLICES {
+            return Err(too_many("chunks asked for", at));
+        }
         if self.begin.deduplication == Deduplication::Vault {
             self.check_whole().await?;
             let lengths = self.sound_lengths(digests).await?;
@@ -82,11 +85,7 @@ impl ReplicaWriter for Session {
             self.check(&state)?;
             let first = state.run.len();
             for chunk in &lacking {
-                if state
-                    .queued
-                    .insert(chunk.digest(), chunk.length())
-                    .is_none()
-                {
+                if self.queued.insert(chunk.digest(), chunk.length()) {
                     let frame = chunk_frame(chunk);
                     state.run_bytes += frame.header.frame_length();
                     state.run.push(frame);
@@ -161,10 +160,7 @@ impl ReplicaWriter for Session {
     async fn suspend(&self) -> Result<()> {
         let behind = {
             let state = self.state.lock().await;
-            if state.over {
-                return Ok(());
-            }
-            state.mark() != state.durable
+            !state.over && state.mark() != state.durable
         };
         let kept = if behind {
             self.checkpoint().await
@@ -172,27 +168,21 @@ impl ReplicaWriter for Session {
             Ok(())
         };
         let _one = self.vault.commit.lock().await;
-        // It may have been committed meanwhile.
-        if !self.state.lock().await.over {
-            self.end().await;
-            self.vault.forget(self.begin.id);
-        }
+        // Even if it is over: one that failed still holds what it had.
+        self.end().await;
+        self.vault.let_go(self);
         kept
     }
 
     async fn abort(&self) -> Result<()> {
         let vault = &self.vault;
         let _one = vault.commit.lock().await;
-        if self
-            .check_whole()
-            .await
-            .is_err_and(|error| error.kind() == ErrorKind::Conflict)
-        {
-            // Over already: what is there now is another's.
+        let was_over = self.state.lock().await.over;
+        self.end().await;
+        if !vault.let_go(self) && was_over {
+            // What is there now is another's.
             return Ok(());
         }
-        self.end().await;
-        vault.forget(self.begin.id);
         vault.delete_unfinished(&self.begin.source).await
     }
 }
@@ -201,14 +191,8 @@ impl Session {
     /// Sees to it that the chunks of a region can be read back, even those
     /// that still wait in this session's run.
     async fn flush_for(&self, map: &RegionMap) -> Result<()> {
-        let waits = {
-            let state = self.state.lock().await;
-            !state.queued.is_empty()
-                && chunks_of(map)
-                    .iter()
-                    .any(|digest| state.queued.contains_key(digest))
-        };
-        if waits {
+        let waits = |digest| self.queued.length(digest).is_some();
+        if !self.queued.is_empty() && chunks_of(map).iter().any(waits) {
             self.settle().await?;
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 use backstop_core::{
-    ByteCount, ByteOffset, Codecs, Deduplication, ErrorKind, HashedChunk, NewPoint, Piece,
+    ByteCount, ByteOffset, Codecs, Deduplication, ErrorKind, Extent, HashedChunk, NewPoint, Piece,
     PieceContent, PointFacts, PointId, RecoveryStore, RegionIndex, RegionUpdate, ReplicaState,
     ReplicaWriter, SliceContent, SnapshotId, SourceName, StreamName, StreamSpec, SynchronizationId,
     Timestamp,
@@ -12,6 +12,9 @@ use backstop_core::{
 
 use super::*;
 use crate::DedupStore;
+use crate::catalog::{PACKS, numbered_key};
+use crate::pack::frame::Content;
+use crate::pack::index::Location;
 
 const LENGTH: u32 = 4 << 20;
 
@@ -125,6 +128,32 @@ async fn a_region_of_single_bytes_is_refused() {
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
+/// A point of a session.
+async fn commit(store: &DedupStore, session: &Session) -> PointId {
+    let begin = &session.begin;
+    let (id, state_before) = match begin.base {
+        None => (3, ReplicaState::Pending),
+        Some(_) => (4, ReplicaState::Consistent),
+    };
+    let point = NewPoint {
+        synchronization: begin.id,
+        id: PointId::from_bytes([id; 16]),
+        time: Timestamp(1),
+        facts: PointFacts::new(begin.kind),
+        state_before,
+        state: ReplicaState::Consistent,
+    };
+    store.commit(vec![point]).await.unwrap()[0].id
+}
+
+/// Checks that a point restores bit for bit.
+async fn holds(store: &DedupStore, point: PointId, bytes: &[u8]) {
+    let image = store.open(point, &StreamName::disk()).await.unwrap();
+    let whole = ByteCount(u64::from(LENGTH));
+    let read = image.read(ByteOffset(0), whole).await.unwrap();
+    assert!(read[..] == bytes[..]);
+}
+
 /// Lets everything else go on until it waits for us.
 async fn others_go_on() {
     for _ in 0..200 {
@@ -169,20 +198,8 @@ async fn a_write_that_is_abandoned_while_others_settle_loses_nothing() {
     drop(hold);
     settling.await.unwrap();
     session.write(update).await.unwrap();
-    let point = NewPoint {
-        synchronization: session.begin.id,
-        id: PointId::from_bytes([3; 16]),
-        time: Timestamp(1),
-        facts: PointFacts::new(PointKind::Initial),
-        state_before: ReplicaState::Pending,
-        state: ReplicaState::Consistent,
-    };
-    let points = store.commit(vec![point]).await.unwrap();
-    let image = store.open(points[0].id, &StreamName::disk()).await.unwrap();
-    let read = image
-        .read(ByteOffset(0), ByteCount(u64::from(LENGTH)))
-        .await;
-    assert!(read.unwrap()[..] == bytes[..]);
+    let point = commit(&store, &session).await;
+    holds(&store, point, &bytes).await;
 }
 
 /// Suspending looks at what is durable, not at what was begun.
@@ -207,4 +224,172 @@ async fn a_checkpoint_that_is_abandoned_is_made_when_suspended() {
     drop(session);
     let again = store.begin(begin).await.unwrap();
     assert_eq!(again.resume_at(0), RegionIndex(1));
+}
+
+#[tokio::test]
+async fn a_suspended_synchronization_gives_its_memory_back() {
+    let store = DedupStore::create("memory://").await.unwrap();
+    let session = session_of(&store, 4, u64::from(LENGTH)).await;
+    session.write(update(7).0).await.unwrap();
+    session.progress(0, RegionIndex(1)).await.unwrap();
+    assert_eq!(store.vault.streams.leaves_each(), LEAVES_HELD / 4);
+    session.suspend().await.unwrap();
+    assert!(store.vault.session(session.begin.id).is_none());
+    let gone = Arc::downgrade(&session);
+    drop(session);
+    assert!(gone.upgrade().is_none());
+    assert_eq!(store.vault.streams.leaves_each(), LEAVES_HELD);
+}
+
+/// Whether anything of what a session was sent is still in memory.
+async fn holds_memory(session: &Session) -> bool {
+    let state = session.state.lock().await;
+    let own = session.own.lock().unwrap();
+    let (update, _) = update(7);
+    state.run.capacity() > 0
+        || state.streams.iter().any(|stream| !stream.leaves.is_empty())
+        || !session.queued.is_empty()
+        || session.nodes.waiting() > 0
+        || own.contains(&update.chunks[0].digest())
+}
+
+#[tokio::test]
+async fn a_synchronization_that_failed_gives_its_memory_back_too() {
+    for aborted in [false, true] {
+        let store = DedupStore::create("memory://").await.unwrap();
+        let session = session(&store).await;
+        session.write(update(7).0).await.unwrap();
+        session.write(one_byte(0, 0, 0..1)).await.unwrap();
+        session.progress(0, RegionIndex(1)).await.unwrap();
+        session.checkpoint().await.unwrap();
+        session.write(one_byte(0, 0, 3..4)).await.unwrap();
+        assert!(holds_memory(&session).await);
+        // As when a run can't be appended.
+        session.state.lock().await.over = true;
+        if aborted {
+            session.abort().await.unwrap();
+        } else {
+            session.suspend().await.unwrap();
+        }
+        assert!(!holds_memory(&session).await);
+        assert!(store.vault.session(session.begin.id).is_none());
+        let begin = session.begin.clone();
+        drop(session);
+        assert_eq!(store.vault.streams.leaves_each(), LEAVES_HELD);
+        // What was durable is there to go on with, unless it was given up.
+        let again = store.begin(begin).await.unwrap();
+        assert_eq!(again.resume_at(0), RegionIndex(u64::from(!aborted)));
+    }
+}
+
+#[tokio::test]
+async fn giving_up_what_failed_leaves_what_came_after() {
+    for aborted in [false, true] {
+        let store = DedupStore::create("memory://").await.unwrap();
+        let old = session(&store).await;
+        old.state.lock().await.over = true;
+        let new = session(&store).await;
+        if aborted {
+            old.abort().await.unwrap();
+        } else {
+            old.suspend().await.unwrap();
+        }
+        let held = store.vault.session(new.begin.id).unwrap();
+        assert!(Arc::ptr_eq(&held, &new));
+        new.check_whole().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_run_is_on_its_way_only_until_it_arrives_whoever_waits_for_it() {
+    let store = DedupStore::create("memory://").await.unwrap();
+    let session = session(&store).await;
+    let (update, bytes) = update(8);
+    {
+        let mut writing = pin!(session.write(update));
+        loop {
+            assert!(futures::poll!(&mut writing).is_pending());
+            if session.appends.try_write().is_err() {
+                // The run was taken.
+                break;
+            }
+            others_go_on().await;
+        }
+    }
+    assert!(!session.queued.is_empty());
+    drop(session.appends.write().await);
+    assert!(session.queued.is_empty());
+    let point = commit(&store, &session).await;
+    holds(&store, point, &bytes).await;
+}
+
+#[tokio::test]
+async fn too_many_names_at_once_are_refused() {
+    let store = DedupStore::create("memory://").await.unwrap();
+    let session = session(&store).await;
+    let at = one_byte(0, 0, 0..1).at;
+    let names = vec![ChunkDigest::of(b"a"); MOST_SLICES + 1];
+    let needed = session.needed(&at, &names[1..]).await.unwrap();
+    assert!(needed.into_iter().all(|needed| needed));
+    let refused = session.needed(&at, &names).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+}
+
+/// What the catalog tells of one chunk, or of one pack, costs that chunk or
+/// that pack, and a check that meets it heals it.
+#[tokio::test]
+async fn a_bad_entry_of_the_catalog_costs_its_own_range() {
+    let (update, bytes) = update(9);
+    // It is among the first that are asked for: when the table of its pack has
+    // come, nobody asks for it.
+    let victim = update.chunks.last().unwrap().digest();
+    for whole_pack in [false, true] {
+        let objects = Arc::new(object_store::memory::InMemory::new());
+        let at = || DedupStore::on(Arc::clone(&objects) as _, "vault");
+        let store = at().create().await.unwrap();
+        let first = session(&store).await;
+        first.write(update.clone()).await.unwrap();
+        let base = commit(&store, &first).await;
+        let catalog = &store.vault.catalog;
+        let key = catalog.chunk_key(Content::Chunk, &victim);
+        let mut batch = crate::catalog::Batch::default();
+        if whole_pack {
+            let entry = catalog.get(&key).await.unwrap().unwrap();
+            let pack = Location::decode(&entry).unwrap().pack;
+            batch.delete(&numbered_key(PACKS, pack));
+        } else {
+            batch.put(&key, b"nothing that can be read");
+        }
+        store.vault.commit_batch(batch).await.unwrap();
+        store.close().await.unwrap();
+
+        let store = at().open().await.unwrap();
+        let image = store.open(base, &StreamName::disk()).await.unwrap();
+        let whole = Extent::whole(ByteCount(u64::from(LENGTH)));
+        let found = image.recover(whole).await.unwrap();
+        let missing: u64 = found.missing.iter().map(|(part, _)| part.length().0).sum();
+        // One alone stands in the table that came with its neighbours.
+        assert_eq!(missing, if whole_pack { 2 * RUN as u64 } else { 0 });
+        store.close().await.unwrap();
+
+        let store = at().open().await.unwrap();
+        let begin = StoreBegin {
+            id: SynchronizationId::from_bytes([5; 16]),
+            base: Some(base),
+            kind: PointKind::ConsistencyCheck,
+            ..first.begin.clone()
+        };
+        store.begin(begin.clone()).await.unwrap();
+        let check = store.vault.session(begin.id).unwrap();
+        let slices = check.slices(&update.at).await.unwrap();
+        let lost = slices.iter().filter(|slice| slice.digest.is_none());
+        let lost: u32 = lost.map(|slice| slice.length).sum();
+        assert_eq!(lost as usize, if whole_pack { 2 * RUN } else { 64 << 10 });
+        check.write(update.clone()).await.unwrap();
+        let healed = commit(&store, &check).await;
+        for point in [base, healed] {
+            holds(&store, point, &bytes).await;
+        }
+        store.close().await.unwrap();
+    }
 }

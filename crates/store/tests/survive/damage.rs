@@ -3,12 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use backstop_core::{
     ByteCount, ByteOffset, Error, ErrorKind, Extent, PointId, RecoveryStore, RegionIndex,
     StreamName, region_count,
 };
 use backstop_store::{Credential, DedupStore, DedupStoreBuilder};
+use futures::TryStreamExt;
+use object_store::memory::InMemory;
+use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::history::{History, Kept, holds};
 use crate::images::{self, Machine};
@@ -28,17 +32,76 @@ const DISK: usize = 9_000_000;
 async fn subject() -> Subject {
     let folder = tempfile::tempdir().unwrap();
     let vault = at(folder.path()).create().await.unwrap();
+    let points = protect(&vault).await;
+    Subject { folder, points }
+}
+
+/// Makes a point, and closes the vault.
+async fn protect(vault: &DedupStore) -> Vec<Kept> {
     let history = History::default();
     let mut random = fastrand::Rng::with_seed(31);
     let mut machine = Machine::new("a", DISK);
     machine.write(&mut random, 0, 700_000);
     machine.write(&mut random, 4_000_000, 700_000);
-    history.protect_one(&vault, &mut random, &mut machine).await;
+    history.protect_one(vault, &mut random, &mut machine).await;
     vault.close().await.unwrap();
-    Subject {
-        points: history.known().points,
-        folder,
+    history.known().points
+}
+
+/// What becomes of a data pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    Removed,
+    Halved,
+    Emptied,
+}
+
+/// A vault whose only data pack was lost, the pack's name, and what was there.
+async fn with_lost_pack(
+    loss: Loss,
+    local: bool,
+) -> (DedupStore, String, Kept, Option<tempfile::TempDir>) {
+    let kept_of = |points: Vec<Kept>| points.into_iter().next().unwrap();
+    let named = |path: &str| {
+        let (_, file) = path.rsplit_once('/').unwrap();
+        file.trim_end_matches(".data").to_owned()
+    };
+    if local {
+        let subject = subject().await;
+        let pack = subject.file(".data");
+        match loss {
+            Loss::Removed => subject.remove(&pack),
+            Loss::Halved => subject.change(&pack, |bytes| bytes.truncate(bytes.len() / 2)),
+            Loss::Emptied => subject.change(&pack, Vec::clear),
+        }
+        let vault = subject.open().await.unwrap();
+        let Subject { folder, points } = subject;
+        return (vault, named(&pack), kept_of(points), Some(folder));
     }
+    let store = Arc::new(InMemory::new());
+    let at = || DedupStore::on(Arc::clone(&store) as _, "vault");
+    let points = protect(&at().create().await.unwrap()).await;
+    let mut packs = store.list(Some(&"vault/packs".into()));
+    let pack = loop {
+        let pack = packs.try_next().await.unwrap().unwrap().location;
+        if pack.extension() == Some("data") {
+            break pack;
+        }
+    };
+    let bytes = store.get(&pack).await.unwrap().bytes().await.unwrap();
+    match loss {
+        Loss::Removed => store.delete(&pack).await.unwrap(),
+        Loss::Halved => {
+            let half = bytes.slice(..bytes.len() / 2);
+            store.put(&pack, half.into()).await.map(drop).unwrap();
+        }
+        Loss::Emptied => {
+            let nothing = Vec::new();
+            store.put(&pack, nothing.into()).await.map(drop).unwrap();
+        }
+    }
+    let vault = at().open_read_only().await.unwrap();
+    (vault, named(pack.as_ref()), kept_of(points), None)
 }
 
 impl Subject {
@@ -143,27 +206,22 @@ async fn one_bad_frame_costs_its_own_range_and_is_named() {
 async fn a_cut_or_missing_data_pack_is_told_range_by_range() {
     // Of each change the second half is zeros, and may be a hole.
     let whole: u64 = 700_000;
-    for removed in [false, true] {
-        let subject = subject().await;
-        let pack = subject.file(".data");
-        if removed {
-            subject.remove(&pack);
-        } else {
-            subject.change(&pack, |bytes| bytes.truncate(bytes.len() / 2));
-        }
-        let vault = subject.open().await.unwrap();
-        let missing = recover(&vault, &subject.points[0]).await;
+    for (loss, local) in [Loss::Removed, Loss::Halved, Loss::Emptied]
+        .into_iter()
+        .flat_map(|loss| [(loss, true), (loss, false)])
+    {
+        let (vault, name, kept, _folder) = with_lost_pack(loss, local).await;
+        let missing = recover(&vault, &kept).await;
         let lost = bytes_of(&missing);
-        if removed {
-            assert!(lost >= whole, "{lost}");
+        if loss == Loss::Halved {
+            assert!(lost > whole / 4 && lost < whole, "{lost} {local}");
         } else {
-            assert!(lost > whole / 4 && lost < whole, "{lost}");
+            assert!(lost >= whole, "{lost} {loss:?} {local}");
         }
-        let name = pack.trim_start_matches("packs/").trim_end_matches(".data");
         for (_, error) in &missing {
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
             assert!(
-                error.to_string().contains(name),
+                error.to_string().contains(&name),
                 "{error} does not name {name}"
             );
         }

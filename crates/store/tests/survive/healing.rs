@@ -420,6 +420,47 @@ async fn an_interrupted_check_that_lost_its_maps_starts_over() {
     subject.is_whole(vault).await;
 }
 
+/// What an interrupted check knew to be lost is known to the one that goes on:
+/// what it relies on is read first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_continued_check_remembers_that_maps_are_lost() {
+    for all in [false, true] {
+        let mut subject = Subject::new().await;
+        for pack in subject.packs_now() {
+            subject.change(&pack, |bytes| {
+                if is_of(&pack, "map") {
+                    damage_maps(bytes, all);
+                } else {
+                    scratch(bytes);
+                }
+            });
+        }
+        let vault = subject.open().await;
+        let mut begin = subject.machine.begin(&mut subject.random);
+        begin.kind = PointKind::ConsistencyCheck;
+        let writer = vault.begin(begin.clone()).await.unwrap();
+        let mut first = subject.machine.clone();
+        first.bytes.truncate(REGION_LENGTH as usize);
+        send_differences(&*writer, &first).await.unwrap();
+        writer.suspend().await.unwrap();
+        vault.close().await.unwrap();
+        let vault = subject.open().await;
+        let writer = vault.begin(begin.clone()).await.unwrap();
+        assert_eq!(writer.resume_at(0).0, 1, "{all}");
+        send_differences(&*writer, &subject.machine).await.unwrap();
+        let mut group = [&mut subject.machine];
+        subject
+            .history
+            .commit(&vault, &mut subject.random, &mut group, &[begin])
+            .await
+            .unwrap();
+        subject
+            .history
+            .change(|known| drop(known.points.drain(..2)));
+        subject.is_whole(vault).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vault_on_local_files_heals_as_the_contract_says() {
     let folder = tempfile::tempdir().unwrap();

@@ -4,9 +4,14 @@
 use std::sync::Arc;
 
 use backstop_core::{
-    ErrorKind, RecoveryStore, RegionAddress, RegionIndex, ReplicaWriter, StreamName,
+    ErrorKind, RecoveryStore, RegionAddress, RegionIndex, ReplicaState, ReplicaWriter, SourceName,
+    StreamName,
 };
 use backstop_store::{Credential, DedupStore, VaultSettings};
+use futures::TryStreamExt;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::faults::{Action, Request, Script};
 use crate::history::{History, holds};
@@ -131,6 +136,99 @@ async fn a_store_that_does_not_answer_is_not_damage() {
         script.pass();
         holds(&reader, kept).await;
     }
+}
+
+/// A disk that was taken out, or a bucket that was deleted, loses no part.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_that_went_away_is_not_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let (there, away) = (folder.path().join("vault"), folder.path().join("away"));
+    let memory = Arc::new(InMemory::new());
+    for local in [true, false] {
+        let at = || {
+            let vault = if local {
+                DedupStore::at(there.to_str().unwrap())
+            } else {
+                DedupStore::on(Arc::clone(&memory) as _, "vault")
+            };
+            vault.with_credential(Credential::key([3; 32]))
+        };
+        let mut random = fastrand::Rng::with_seed(55);
+        let vault = at().create().await.unwrap();
+        let history = History::default();
+        let mut machine = Machine::new("a", 300_000);
+        machine.write(&mut random, 0, 200_000);
+        history.protect_one(&vault, &mut random, &mut machine).await;
+        vault.close().await.unwrap();
+        let kept = &history.known().points[0];
+        let reader = at().open_read_only().await.unwrap();
+        let image = reader.open(kept.id, &StreamName::disk()).await.unwrap();
+        let mut taken = Vec::new();
+        if local {
+            std::fs::rename(&there, &away).unwrap();
+        } else {
+            for facts in objects(&memory).await {
+                let object = memory.get(&facts).await.unwrap();
+                taken.push((facts.clone(), object.bytes().await.unwrap()));
+                memory.delete(&facts).await.unwrap();
+            }
+        }
+        let range = RegionIndex(0).extent(image.geometry().length);
+        let error = image.recover(range).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        let name = if local {
+            there.to_str().unwrap()
+        } else {
+            "/vault"
+        };
+        assert!(error.to_string().contains(name), "{error}");
+        // It comes back.
+        if local {
+            std::fs::rename(&away, &there).unwrap();
+        }
+        for (path, bytes) in taken {
+            memory.put(&path, bytes.into()).await.map(drop).unwrap();
+        }
+        holds(&reader, kept).await;
+    }
+}
+
+/// Logs are stored, tables are not: who writes must not wait without end.
+#[tokio::test(start_paused = true)]
+async fn a_catalog_that_takes_no_more_is_told_in_bounded_time() {
+    let (script, at) = scripted();
+    let mut settings = VaultSettings::default();
+    settings.memory.catalog_unflushed = 64 << 10;
+    let vault = at().with_settings(settings).create().await.unwrap();
+    script.rule(|request, path| {
+        let stores = matches!(request, Request::Put | Request::Part);
+        if stores && path.contains("db/compacted/") {
+            Action::Vanish
+        } else {
+            Action::Pass
+        }
+    });
+    let mut refused = Vec::new();
+    for number in 0..5000 {
+        let source = SourceName::new(format!("source {number}")).unwrap();
+        let set = vault.set_state(&source, ReplicaState::Consistent).await;
+        refused.extend(set.err());
+        if refused.len() == 2 {
+            break;
+        }
+    }
+    let told: Vec<String> = refused.iter().map(ToString::to_string).collect();
+    assert_eq!(refused.len(), 2, "it never filled up");
+    assert_eq!(refused[0].kind(), ErrorKind::Unavailable, "{told:?}");
+    assert!(told[0].contains("catalog"), "{told:?}");
+    // The second does not wait again.
+    assert_eq!(refused[1].kind(), ErrorKind::Unavailable, "{told:?}");
+    assert!(told[1].contains("open it again"), "{told:?}");
+}
+
+async fn objects(store: &InMemory) -> Vec<Path> {
+    let found = store.list(None).map_ok(|facts| facts.location);
+    found.try_collect().await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
