@@ -326,10 +326,17 @@ impl Catalog {
                 } else {
                     FlushType::Wal
                 };
-                db.close_with_options(CloseOptions {
+                let closing = db.close_with_options(CloseOptions {
                     flush_type: Some(flush_type),
-                })
-                .await
+                });
+                // A memtable waits for room as a write does.
+                let closed = tokio::time::timeout(WRITE_PATIENCE, closing).await;
+                closed.map_err(|_| {
+                    backstop_core::Error::unavailable(
+                        "closing the catalog has waited 2 minutes for its tables to be stored; \
+                         what was committed is durable in its logs",
+                    )
+                })?
             }
             Handle::Reader(db) => db.close().await,
         };
