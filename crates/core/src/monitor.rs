@@ -63,7 +63,7 @@ pub trait Monitor: Send + Sync + fmt::Debug {
 }
 
 impl dyn Monitor + '_ {
-    /// Calls [`progress`](Self::progress) and contains a panic of it.
+    /// Calls [`progress`](Monitor::progress) and contains a panic of it.
     ///
     /// # Errors
     /// [`Internal`](crate::ErrorKind::Internal) if it panicked.
@@ -71,7 +71,7 @@ impl dyn Monitor + '_ {
         contained(|| self.progress(progress))
     }
 
-    /// Calls [`event`](Self::event) and contains a panic of it.
+    /// Calls [`event`](Monitor::event) and contains a panic of it.
     ///
     /// # Errors
     /// [`Internal`](crate::ErrorKind::Internal) if it panicked.
