@@ -11,6 +11,7 @@
 //! end; a given image is copied and never written to.
 #![allow(
     clippy::print_stdout,
+    clippy::print_stderr,
     clippy::disallowed_methods,
     reason = "a program for people, that tells them how long things took"
 )]
@@ -49,7 +50,7 @@ async fn main() -> std::process::ExitCode {
     match Box::pin(run(Arguments::parse())).await {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            println!("quickstart: {error}");
+            eprintln!("quickstart: {error}");
             std::process::ExitCode::FAILURE
         }
     }

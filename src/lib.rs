@@ -89,13 +89,13 @@
 //! or a store.
 
 #[cfg(feature = "agent")]
-pub use backstop_agent::{Agent, AgentSettings, Changes, Request};
+pub use backstop_agent::{Agent, AgentSettings, Changes, MOST_SAMPLE_SLICES, Request};
 #[doc(inline)]
 pub use backstop_core::*;
 #[cfg(feature = "server")]
 pub use backstop_server::{
     MissingRange, ProtectionServer, ProtectionServerBuilder, RestoreOptions, RestoreReport,
-    RetentionReport, ServerSettings,
+    RetentionReport, ServerSettings, Unlisted,
 };
 #[cfg(feature = "source-file")]
 pub use backstop_source_file::{FileSource, FileTarget, check_extents, read_extents_file};
@@ -105,7 +105,8 @@ pub use backstop_store::{
     VaultSettings,
 };
 
-/// The programs of the guide and the README are compiled and run.
+/// The programs of the guide are compiled and run, that of the README, which
+/// needs images to work on, is compiled; its like above is run.
 #[cfg(doctest)]
 mod documents {
     #[doc = include_str!("../docs/implementing.md")]

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use backstop::MOST_SAMPLE_SLICES;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::point_reference::PointReference;
 
@@ -42,7 +44,7 @@ pub struct Arguments {
     pub vault: VaultArguments,
 
     /// Print JSON on standard output, and no progress
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub json: bool,
 
     /// What to do.
@@ -50,28 +52,76 @@ pub struct Arguments {
     pub command: Command,
 }
 
+impl Arguments {
+    /// The arguments of this process. Ends it where they are wrong, or ask for
+    /// help.
+    pub fn of_process() -> Self {
+        let arguments = Self::parse();
+        if let Err((kind, sentence)) = arguments.check() {
+            Self::command().error(kind, sentence).exit();
+        }
+        arguments
+    }
+
+    /// What clap can't say of options that may stand before the command or
+    /// after it.
+    fn check(&self) -> Result<(), (ErrorKind, &'static str)> {
+        if self.vault.place.is_none() {
+            return Err((
+                ErrorKind::MissingRequiredArgument,
+                "no vault is named: give `--vault URL`, or set BACKSTOP_VAULT",
+            ));
+        }
+        if self.vault.key_file.is_some() && self.vault.passphrase_file.is_some() {
+            return Err((
+                ErrorKind::ArgumentConflict,
+                "`--key-file` and `--passphrase-file` can't be used together",
+            ));
+        }
+        if self.vault.takeover && !self.command.writes() {
+            return Err((
+                ErrorKind::ArgumentConflict,
+                "`--takeover` goes with commands that write to a vault which is there; this one takes it from nobody",
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// Where the vault is and how it is opened.
 #[derive(Debug, Args)]
 pub struct VaultArguments {
     /// A URL (file:///srv/vault, s3://bucket/prefix, az://..., gs://...) or a local folder
-    #[arg(long = "vault", env = "BACKSTOP_VAULT", value_name = "URL")]
-    pub place: String,
+    #[arg(
+        long = "vault",
+        env = "BACKSTOP_VAULT",
+        value_name = "URL",
+        global = true
+    )]
+    pub place: Option<String>,
 
     /// A file that holds the passphrase in its first line; without it, BACKSTOP_PASSPHRASE
-    #[arg(long, value_name = "FILE", conflicts_with = "key_file")]
+    #[arg(long, value_name = "FILE", global = true)]
     pub passphrase_file: Option<PathBuf>,
 
     /// A file that holds a raw key: 32 bytes, or 64 hexadecimal digits
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     pub key_file: Option<PathBuf>,
 
     /// Take the vault over from a process that owns it: that one can write nothing any more
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub takeover: bool,
 
     /// Use up to 256 MiB instead of 96, for vaults of about ten million chunks
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub large_vault: bool,
+}
+
+impl VaultArguments {
+    /// Where the vault is; checked to be named.
+    pub fn place(&self) -> &str {
+        self.place.as_deref().unwrap_or_default()
+    }
 }
 
 /// What to do.
@@ -144,6 +194,26 @@ pub enum Command {
     Key(KeyCommand),
 }
 
+impl Command {
+    /// Whether it reads only, which it does beside the vault's owner.
+    pub fn reads(&self) -> bool {
+        matches!(
+            self,
+            Self::Sources
+                | Self::Points { .. }
+                | Self::Restore(_)
+                | Self::Diff { .. }
+                | Self::Key(KeyCommand::List)
+                | Self::Stats
+        )
+    }
+
+    /// Whether it writes to a vault that is there, which takes owning it.
+    pub fn writes(&self) -> bool {
+        !self.reads() && !matches!(self, Self::Init)
+    }
+}
+
 /// What to do with the passphrases and keys that open the vault.
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
@@ -192,8 +262,8 @@ pub struct ProtectArguments {
     /// Since which recovery point the extents changed; the newest of the source if not said
     #[arg(long, value_name = "POINT", requires = "extents")]
     pub base: Option<PointReference>,
-    /// How many unchanged slices to read and compare, so that wrong extents are found [default: 4]
-    #[arg(long, value_name = "N")]
+    /// How many unchanged slices to read and compare, so that wrong extents are found, at most 65536 [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(MOST_SAMPLE_SLICES)))]
     pub sample: Option<u32>,
 }
 

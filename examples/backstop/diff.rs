@@ -2,18 +2,19 @@
 
 use std::fmt::Write;
 
-use backstop::{ProtectionServer, StreamName};
+use backstop::{Error, Extent, ProtectionServer, StreamName};
 use futures::TryStreamExt;
 
-use crate::ending::{Ending, Verdict};
-use crate::output::{Output, write_out};
+use crate::ending::{Ending, Stop, Verdict};
+use crate::output::{Output, error_object, write_out};
 use crate::point_reference::PointReference;
 
 /// Text is written out in pieces of this many bytes.
 const PIECE: usize = 64 << 10;
 
 /// Prints the ranges as they are found, however many there are: as the lines
-/// that `protect --extents` takes, or as a JSON array.
+/// that `protect --extents` takes, or as a JSON array. If it fails in the
+/// middle, the error is the array's last element.
 pub async fn diff(
     from: &PointReference,
     to: &PointReference,
@@ -23,29 +24,82 @@ pub async fn diff(
     let (from, to) = (from.find(server).await?, to.find(server).await?);
     let disk = StreamName::disk();
     let mut ranges = server.compare((from.id, &disk), (to.id, &disk)).await?;
-    let mut text = String::new();
-    let mut separator = "[";
-    while let Some(range) = ranges.try_next().await? {
-        let (offset, length) = (range.offset(), range.length());
-        // Writing to a string can't fail.
-        let _ = match output {
-            Output::People => writeln!(text, "{offset} {length}"),
-            Output::Programs => {
-                write!(
-                    text,
-                    r#"{separator}{{"offset":{offset},"length":{length}}}"#
-                )
-            }
-        };
-        separator = ",";
-        if text.len() >= PIECE {
-            write_out(&text)?;
-            text.clear();
+    let mut list = List::new(output);
+    loop {
+        match ranges.try_next().await {
+            Ok(Some(range)) => list.add(range)?,
+            Ok(None) => return list.end(),
+            Err(error) => return list.fail(error),
         }
     }
-    if output.is_json() {
-        text.push_str(if separator == "[" { "[]\n" } else { "]\n" });
+}
+
+/// A list that is written out while it grows.
+struct List {
+    output: Output,
+    text: String,
+    separator: &'static str,
+    is_begun: bool,
+}
+
+impl List {
+    fn new(output: Output) -> Self {
+        Self {
+            output,
+            text: String::new(),
+            separator: "[",
+            is_begun: false,
+        }
     }
-    write_out(&text)?;
-    Ok(Verdict::Done)
+
+    fn add(&mut self, range: Extent) -> Result<(), Stop> {
+        let (offset, length) = (range.offset(), range.length());
+        match self.output {
+            Output::People => self.push(format_args!("{offset} {length}\n")),
+            Output::Programs => {
+                self.element(format_args!(r#"{{"offset":{offset},"length":{length}}}"#));
+            }
+        }
+        if self.text.len() >= PIECE {
+            write_out(&self.text)?;
+            self.text.clear();
+            self.is_begun = true;
+        }
+        Ok(())
+    }
+
+    fn element(&mut self, element: std::fmt::Arguments<'_>) {
+        self.text.push_str(self.separator);
+        self.separator = ",";
+        self.push(element);
+    }
+
+    fn push(&mut self, text: std::fmt::Arguments<'_>) {
+        // Writing to a string can't fail.
+        let _ = self.text.write_fmt(text);
+    }
+
+    fn end(mut self) -> Ending {
+        if self.output.is_json() {
+            let end = if self.separator == "[" { "[]\n" } else { "]\n" };
+            self.text.push_str(end);
+        }
+        write_out(&self.text)?;
+        Ok(Verdict::Done)
+    }
+
+    /// What was found before the error is of use to people, and to programs
+    /// only if some of it is out already.
+    fn fail(mut self, error: Error) -> Ending {
+        match self.output {
+            Output::Programs if !self.is_begun => return Err(Stop::Failed(error)),
+            Output::Programs => {
+                self.element(format_args!("{}", error_object(&error)));
+                self.text.push_str("]\n");
+            }
+            Output::People => {}
+        }
+        write_out(&self.text)?;
+        Err(Stop::Reported(error))
+    }
 }

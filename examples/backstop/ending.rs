@@ -1,7 +1,6 @@
 //! How a run ends: the exit code, and the sentence for what went wrong.
 
 use std::io;
-use std::process::ExitCode;
 
 use backstop::{Error, ErrorKind};
 
@@ -21,6 +20,8 @@ pub enum Verdict {
 pub enum Stop {
     /// Something is wrong.
     Failed(Error),
+    /// The same, and standard output tells it already.
+    Reported(Error),
     /// Who read our output has gone, as `head` does: no reason to complain.
     OutputClosed,
 }
@@ -47,13 +48,14 @@ impl From<io::Error> for Stop {
 /// How a command of this program ends.
 pub type Ending = Result<Verdict, Stop>;
 
-impl From<Verdict> for ExitCode {
-    fn from(verdict: Verdict) -> Self {
-        Self::from(match verdict {
-            Verdict::Done => 0,
-            Verdict::RangesMissing => 9,
-            Verdict::BlocksUnreadable => 15,
-        })
+impl Verdict {
+    /// The exit code, as `--help` lists them.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::RangesMissing => 9,
+            Self::BlocksUnreadable => 15,
+        }
     }
 }
 

@@ -5,9 +5,11 @@
 
 mod arguments;
 mod credential;
+mod defect;
 mod diff;
 mod ending;
 mod expire;
+mod interrupt;
 mod keys;
 mod listing;
 mod marking;
@@ -23,10 +25,9 @@ mod vault;
 use std::process::ExitCode;
 
 use backstop::{CpuPool, DedupStore, Error, ProtectionServer};
-use clap::Parser;
 use serde_json::json;
 
-use crate::arguments::{Arguments, Command, KeyCommand};
+use crate::arguments::{Arguments, Command};
 use crate::ending::{Ending, Stop, Verdict};
 use crate::marking::Mark;
 use crate::output::Output;
@@ -37,17 +38,20 @@ use crate::vault::{Access, with_vault};
 const BLOCKING_THREADS: usize = 5;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::of_process();
     let output = if arguments.json {
         Output::Programs
     } else {
         Output::People
     };
-    match run(&arguments, output) {
-        Ok(verdict) => verdict.into(),
-        Err(Stop::OutputClosed) => ExitCode::SUCCESS,
-        Err(Stop::Failed(error)) => output.fail(&error).into(),
-    }
+    defect::tell_panics();
+    let ended = defect::contained(|| match run(&arguments, output) {
+        Ok(verdict) => verdict.exit_code(),
+        Err(Stop::OutputClosed) => 0,
+        Err(Stop::Failed(error)) => output.fail(&error),
+        Err(Stop::Reported(error)) => Output::People.fail(&error),
+    });
+    ended.unwrap_or_else(|defect| output.fail(&defect)).into()
 }
 
 fn run(arguments: &Arguments, output: Output) -> Ending {
@@ -73,16 +77,10 @@ fn run(arguments: &Arguments, output: Output) -> Ending {
     ending
 }
 
-/// What only reads does so beside the vault's owner.
 fn access(command: &Command) -> Access {
     match command {
         Command::Init => Access::Create,
-        Command::Sources
-        | Command::Points { .. }
-        | Command::Restore(_)
-        | Command::Diff { .. }
-        | Command::Key(KeyCommand::List)
-        | Command::Stats => Access::Read,
+        command if command.reads() => Access::Read,
         _ => Access::Own,
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use backstop::Error;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::ending::{Stop, exit_code, kind_word};
 
@@ -42,16 +42,20 @@ impl Output {
         let code = exit_code(error.kind());
         warn(error);
         if self.is_json() {
-            let object = json!({"error": {
-                "kind": kind_word(error.kind()),
-                "exit_code": code,
-                "message": error.to_string(),
-            }});
             // The sentence was told already.
-            let _ = write_out(&format!("{object}\n"));
+            let _ = write_out(&format!("{}\n", error_object(error)));
         }
         code
     }
+}
+
+/// An error for programs.
+pub fn error_object(error: &Error) -> Value {
+    json!({"error": {
+        "kind": kind_word(error.kind()),
+        "exit_code": exit_code(error.kind()),
+        "message": error.to_string(),
+    }})
 }
 
 /// Writes to standard output.

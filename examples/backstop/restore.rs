@@ -1,10 +1,11 @@
 //! `restore`: brings a recovery point back, around what is damaged.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use backstop::{
     ByteCount, FileTarget, PointId, ProtectionServer, RestoreOptions, RestoreReport, Result,
-    SourceName,
+    SourceName, Unlisted,
 };
 use serde::Serialize;
 
@@ -23,7 +24,10 @@ struct Restored {
     length: ByteCount,
     bytes_data: ByteCount,
     bytes_missing: ByteCount,
+    /// The first ranges; there are more than these only where the next is not
+    /// zero.
     missing: Vec<RangeReport>,
+    ranges_unlisted: u64,
 }
 
 /// Restores a point to a new file, in the place of one, or to a device.
@@ -41,11 +45,7 @@ pub async fn restore(
         .await;
     watch.finish();
     let report = report?;
-    let missing: ByteCount = report
-        .missing
-        .iter()
-        .map(|range| range.extent.length())
-        .sum();
+    let missing = report.missing_bytes();
     let restored = Restored {
         id: point.id,
         source: point.source,
@@ -54,6 +54,7 @@ pub async fn restore(
         bytes_data: report.data_bytes,
         bytes_missing: missing,
         missing: ranges(&report),
+        ranges_unlisted: report.unlisted.ranges,
     };
     output.print(&restored, text(&restored, &report))?;
     if report.missing.is_empty() {
@@ -62,7 +63,7 @@ pub async fn restore(
     warn(format_args!(
         "{} was restored without {missing} bytes in {} ranges, which read as zeros; they are listed above; `check {} --image IMAGE --verify` brings back what the source still has",
         arguments.to.display(),
-        report.missing.len(),
+        report.missing_ranges(),
         restored.source,
     ));
     Ok(Verdict::RangesMissing)
@@ -118,6 +119,11 @@ fn text(restored: &Restored, report: &RestoreReport) -> String {
             ]);
         }
         text.push_str(&table.to_string());
+        let Unlisted { ranges, bytes, .. } = report.unlisted;
+        if ranges > 0 {
+            // Writing to a string can't fail.
+            let _ = writeln!(text, "{ranges} more ranges of {bytes} bytes are not listed");
+        }
     }
     text
 }

@@ -1,20 +1,15 @@
 //! Opening the vault, and closing it whatever happened meanwhile.
 
-use std::future::Future;
-use std::time::Duration;
-
 use backstop::{
-    CpuPool, DedupStore, DedupStoreBuilder, Deduplication, Error, ErrorKind, MemoryBudget,
-    ProtectionServer, Result, Takeover, VaultSettings,
+    CpuPool, DedupStore, DedupStoreBuilder, Deduplication, MemoryBudget, ProtectionServer, Result,
+    Takeover, VaultSettings,
 };
 
 use crate::arguments::VaultArguments;
 use crate::credential::credential;
 use crate::ending::{Ending, Stop};
+use crate::interrupt::{close, patience, unless_interrupted};
 use crate::output::warn;
-
-/// How long closing may take after an interrupt.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a vault is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,13 +38,9 @@ pub async fn with_vault(
         ));
     }
     let ending = unless_interrupted(serve(&vault, work)).await;
+    let patience = patience(ending.is_err());
     let ending = ending.map_err(Stop::from).flatten();
-    let closed = tokio::time::timeout(PATIENCE, unless_interrupted(vault.close()));
-    let closed = match closed.await {
-        Ok(closed) => closed.flatten(),
-        Err(_) => Err(Error::unavailable("closing takes too long")),
-    };
-    if let Err(error) = closed {
+    if let Err(error) = close(vault.close(), patience).await {
         // Everything that was reported is safe; only the next opening has
         // more to do.
         warn(error.within("the vault was not closed properly"));
@@ -92,19 +83,9 @@ fn builder(arguments: &VaultArguments, cpu: CpuPool) -> Result<DedupStoreBuilder
     } else {
         Takeover::Refuse
     };
-    Ok(DedupStore::at(&arguments.place)
+    Ok(DedupStore::at(arguments.place())
         .with_credential(credential(arguments)?)
         .with_settings(settings)
         .with_takeover(takeover)
         .with_cpu_pool(cpu))
-}
-
-/// Runs to the end of the future, or to an interrupt.
-async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Result<T> {
-    tokio::select! {
-        done = work => Ok(done),
-        Ok(()) = tokio::signal::ctrl_c() => {
-            Err(Error::new(ErrorKind::Cancelled, "interrupted; nothing half-made is visible"))
-        }
-    }
 }

@@ -154,6 +154,28 @@ impl Run {
         self
     }
 
+    /// Demands that a restore with `--json`, whole or around damage, gave
+    /// `content` but for the ranges that it calls missing, which are zeros.
+    pub fn restored(&self, content: &[u8], back: &[u8]) {
+        let mut wanted = content.to_vec();
+        let report = self.json();
+        let missing = report["missing"].as_array().unwrap();
+        assert_eq!(missing.is_empty(), self.code == Some(0), "{self:#?}");
+        let mut bytes = 0;
+        for range in missing {
+            let number = |field: &str| usize::try_from(range[field].as_u64().unwrap()).unwrap();
+            let (at, length) = (number("offset"), number("length"));
+            assert!(range["error"].as_str().unwrap().len() > 10, "{range}");
+            wanted[at..at + length].fill(0);
+            bytes += length as u64;
+        }
+        assert_eq!(report["bytes_missing"], bytes);
+        assert!(
+            back == wanted,
+            "all but the missing ranges is there, and they are zeros: {report}"
+        );
+    }
+
     /// The result, which must be one JSON value.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error} in {self:#?}"))

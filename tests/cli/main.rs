@@ -9,9 +9,13 @@
 
 mod bad_input;
 mod damage;
+mod disks;
+mod inside;
 mod keys;
 mod lab;
 mod ownership;
 mod retention;
+#[path = "../rights/mod.rs"]
+mod rights;
 mod round_trip;
 mod shapes;

@@ -106,6 +106,36 @@ fn every_command_speaks_json() {
 }
 
 #[test]
+fn options_may_stand_after_the_command() {
+    let lab = Lab::with_point();
+    let points = lab.json(["points", "vm"]);
+    let vault = ["--vault", "vault", "--key-file", "key", "--large-vault"];
+    for arguments in [&["points", "vm", "--json"][..], &["--json", "points", "vm"]] {
+        let after = run(lab.bare().args(arguments).args(vault)).expect(0);
+        assert_eq!(after.json(), points);
+    }
+    let keys = run(lab.bare().args(["key", "list", "--json"]).args(vault)).expect(0);
+    assert_eq!(keys.json().as_array().unwrap().len(), 1);
+    // What is said goes before the environment, wherever it stands.
+    for arguments in [
+        &["--vault", "vault", "points", "vm", "--json"][..],
+        &["points", "vm", "--vault", "vault", "--json"],
+    ] {
+        let mut said = lab.bare();
+        said.args(arguments).args(["--key-file", "key"]);
+        said.env("BACKSTOP_VAULT", "elsewhere");
+        assert_eq!(run(&mut said).expect(0).json(), points);
+    }
+    let mut told = lab.bare();
+    told.args(["points", "vm", "--json", "--key-file", "key"]);
+    assert_eq!(
+        run(told.env("BACKSTOP_VAULT", "vault")).expect(0).json(),
+        points
+    );
+    lab.run(["pin", "vm@latest", "--takeover"]).expect(0);
+}
+
+#[test]
 fn errors_are_objects_too() {
     let lab = Lab::with_point();
     let mut command = lab.command(["--json", "points", "other"]);

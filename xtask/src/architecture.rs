@@ -1,18 +1,23 @@
-//! Who may know whom: the arrows that ARCHITECTURE.md allows, and what the core must not touch.
+//! Who may know whom: the arrows that ARCHITECTURE.md allows, and what core and agent must not depend on.
 //!
 //! `xtask/tests/architecture.rs` applies these rules to the real workspace; the tests here show that they can fail.
 
 use crate::metadata::{Need, Package};
-use crate::tidy::code_lines;
 
 /// The crate that knows no other.
 pub const CORE: &str = "backstop-core";
 
+/// The crates that know no files, no networks and no one platform, each with the folder of its sources.
+pub const PURE: [(&str, &str); 2] = [
+    (CORE, "crates/core/src"),
+    ("backstop-agent", "crates/agent/src"),
+];
+
 /// The crates that may see every other one: the facade and what is never published.
 const SEE_ALL: [&str; 4] = ["backstop", "xtask", "backstop-fuzz", "backstop-simulation"];
 
-/// Crates of the outside world that would bring a backend or one operating system into the core.
-const NOT_IN_CORE: [&str; 9] = [
+/// Crates of the outside world that would bring a backend or one operating system into a pure crate.
+const NOT_IN_PURE: [&str; 9] = [
     "object_store",
     "slatedb",
     "rustix",
@@ -26,25 +31,6 @@ const NOT_IN_CORE: [&str; 9] = [
 
 /// Features of tokio that reach out of the process.
 const NOT_OF_TOKIO: [&str; 5] = ["fs", "net", "process", "signal", "full"];
-
-/// What the core's code must not say.
-const NOT_IN_CORE_CODE: [&str; 15] = [
-    "std::fs",
-    "std::net",
-    "std::os",
-    "std::process",
-    "std::env",
-    "tokio::fs",
-    "tokio::net",
-    "tokio::process",
-    "cfg(unix)",
-    "cfg(windows)",
-    "target_os",
-    "libc::",
-    "rustix::",
-    "object_store",
-    "slatedb",
-];
 
 /// The forbidden arrows of a workspace, each as a sentence.
 pub fn forbidden_arrows(workspace: &[Package]) -> Vec<String> {
@@ -73,47 +59,28 @@ pub fn forbidden_arrows(workspace: &[Package]) -> Vec<String> {
     found
 }
 
-/// What the core asks for that would tie it to a backend or to one operating system.
-pub fn core_backends(workspace: &[Package]) -> Vec<String> {
+/// What the pure crates ask for that would tie them to a backend or to one operating system.
+pub fn backends(workspace: &[Package]) -> Vec<String> {
     let mut found = Vec::new();
-    let core = workspace.iter().filter(|package| package.name == CORE);
-    for dependency in core.flat_map(|package| &package.dependencies) {
-        if NOT_IN_CORE.contains(&dependency.name.as_str()) {
-            found.push(format!(
-                "{CORE} depends on {}: the core names no backend",
-                dependency.name
-            ));
-        }
-        for feature in &dependency.features {
-            if dependency.name == "tokio"
-                && dependency.need != Need::Development
-                && NOT_OF_TOKIO.contains(&feature.as_str())
-            {
+    let is_pure = |package: &&Package| PURE.iter().any(|(name, _)| *name == package.name);
+    for package in workspace.iter().filter(is_pure) {
+        let name = &package.name;
+        for dependency in &package.dependencies {
+            if NOT_IN_PURE.contains(&dependency.name.as_str()) {
                 found.push(format!(
-                    "{CORE} asks for tokio's feature {feature}: the core reaches nothing outside the process"
+                    "{name} depends on {}: it names no backend",
+                    dependency.name
                 ));
             }
-        }
-    }
-    found
-}
-
-/// Where a file of the core reaches outside the process; comments and tests may name what they like.
-pub fn core_reaches_out(path: &str, source: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for (number, line) in code_lines(source) {
-        for word in NOT_IN_CORE_CODE {
-            if line.contains(word) {
-                found.push(format!(
-                    "{path}:{number}: the core says {word}: no files, no network, no one operating system there"
-                ));
-            }
-        }
-        let imports = line.trim_start();
-        if let Some(list) = imports.strip_prefix("use std::{") {
-            let parts = list.split([',', '}', ' ', ':', '{']);
-            for part in parts.filter(|part| ["fs", "net", "os", "process", "env"].contains(part)) {
-                found.push(format!("{path}:{number}: the core imports std::{part}"));
+            for feature in &dependency.features {
+                if dependency.name == "tokio"
+                    && dependency.need != Need::Development
+                    && NOT_OF_TOKIO.contains(&feature.as_str())
+                {
+                    found.push(format!(
+                        "{name} asks for tokio's feature {feature}: it reaches nothing outside the process"
+                    ));
+                }
             }
         }
     }
@@ -170,7 +137,7 @@ mod tests {
     #[test]
     fn the_design_is_allowed() {
         assert_eq!(forbidden_arrows(&good()), Vec::<String>::new());
-        assert_eq!(core_backends(&good()), Vec::<String>::new());
+        assert_eq!(backends(&good()), Vec::<String>::new());
     }
 
     #[test]
@@ -200,29 +167,15 @@ mod tests {
     }
 
     #[test]
-    fn backends_in_the_core_are_found() {
-        for name in NOT_IN_CORE {
-            let found = core_backends(&[package(CORE, &[(name, Need::Development)])]);
-            assert_eq!(found.len(), 1, "{name}");
+    fn backends_in_pure_crates_are_found() {
+        for (crate_name, _) in PURE {
+            for name in NOT_IN_PURE {
+                let found = backends(&[package(crate_name, &[(name, Need::Development)])]);
+                assert_eq!(found.len(), 1, "{name}");
+            }
+            let mut pure = package(crate_name, &[("tokio", Need::Always)]);
+            pure.dependencies[0].features = vec!["sync".to_owned(), "net".to_owned()];
+            assert_eq!(backends(&[pure]).len(), 1);
         }
-        let mut core = package(CORE, &[("tokio", Need::Always)]);
-        core.dependencies[0].features = vec!["sync".to_owned(), "net".to_owned()];
-        assert_eq!(core_backends(&[core]).len(), 1);
-    }
-
-    #[test]
-    fn reaching_out_of_the_core_is_found() {
-        let source = "//! Mentions std::fs, which is fine.\nuse std::fs::File;\nfn f() { std::net::lookup(); }\n\
-                      use std::{collections::HashMap, os::fd::OwnedFd};\n#[cfg(unix)]\nmod unix;\n\
-                      #[cfg(test)]\nmod tests { use std::fs; }\n";
-        let found = core_reaches_out("core.rs", source);
-        let lines: Vec<&str> = found
-            .iter()
-            .filter_map(|line| line.split(':').nth(1))
-            .collect();
-        assert_eq!(lines, ["2", "3", "4", "5"], "{found:#?}");
-        assert!(
-            core_reaches_out("core.rs", "//! Fine.\nuse std::collections::BTreeMap;\n").is_empty()
-        );
     }
 }

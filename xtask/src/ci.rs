@@ -90,24 +90,31 @@ fn documentation() -> Outcome<()> {
     )
 }
 
-/// The facade must build with each of its features alone, and with none.
+/// The crates with features that are chosen from outside.
+const WITH_FEATURES: [&str; 3] = ["backstop-core", "backstop-store", "backstop"];
+
+/// They must build with each of their features alone, and with none.
 fn features() -> Outcome<()> {
     let workspace = metadata::workspace()?;
-    let Some(facade) = workspace.iter().find(|package| package.name == "backstop") else {
-        return Err("there is no package backstop in the workspace".to_owned());
-    };
-    let check = [
-        "check",
-        "--quiet",
-        "--package",
-        "backstop",
-        "--no-default-features",
-    ];
-    command::run(&mut cargo(&check))?;
-    for feature in &facade.features {
-        command::run(cargo(&check).args(["--features", feature]))?;
+    for name in WITH_FEATURES {
+        let package = workspace.iter().find(|package| package.name == name);
+        let package = package.ok_or_else(|| format!("there is no package {name} here"))?;
+        for check in feature_checks(package) {
+            command::run(cargo(&["check", "--quiet", "--package", name]).args(check))?;
+        }
     }
     Ok(())
+}
+
+/// What cargo is told to check a package with none of its features, and with each alone.
+fn feature_checks(package: &metadata::Package) -> Vec<Vec<String>> {
+    let none = || vec!["--no-default-features".to_owned()];
+    let mut checks = vec![none()];
+    for feature in &package.features {
+        let alone = ["--features".to_owned(), feature.clone()];
+        checks.push(none().into_iter().chain(alone).collect());
+    }
+    checks
 }
 
 fn dependencies() -> Outcome<()> {
@@ -137,4 +144,34 @@ fn short_fuzz() -> Outcome<()> {
         keep: false,
         targets: Vec::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_feature_of_the_crates_that_have_some_is_checked_alone() {
+        let workspace = metadata::workspace().unwrap();
+        for package in workspace
+            .iter()
+            .filter(|package| !package.features.is_empty())
+        {
+            assert!(
+                WITH_FEATURES.contains(&package.name.as_str()),
+                "{package:?}"
+            );
+            let checks = feature_checks(package);
+            assert_eq!(checks.len(), 1 + package.features.len());
+            assert!(
+                checks
+                    .iter()
+                    .all(|check| check[0] == "--no-default-features")
+            );
+        }
+        let core = workspace
+            .iter()
+            .find(|package| package.name == "backstop-core");
+        assert!(feature_checks(core.unwrap()).len() > 2);
+    }
 }

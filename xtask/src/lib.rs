@@ -1,7 +1,7 @@
 //! The project's own tasks, called as `cargo xtask COMMAND`; not published.
 //!
 //! `test`, `ci`, `fuzz` and `soak` check the project, [`mod@bench`] measures it beside its peers, and [`architecture`],
-//! [`tidy`] and [`licences`] are the rules that the tests of this crate and `ci` hold the source to.
+//! [`reach`], [`tidy`] and [`licences`] are the rules that the tests of this crate and `ci` hold the source to.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -21,6 +21,7 @@ pub mod peers;
 pub mod problem;
 pub mod project;
 pub mod random;
+pub mod reach;
 pub mod soak;
 pub mod stopwatch;
 pub mod test;

@@ -18,7 +18,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Set up the real peers (Debian, PyPI and npm packages) and run all tests and doctests
+    /// Set up the real peers (Debian, PyPI and npm packages), see that the tests may do what they need, and run all
+    /// tests and doctests
     Test(test::Options),
     /// Check format, lints, documentation, features and licences; then the tests and a short fuzz run
     Ci(ci::Options),

@@ -1,15 +1,21 @@
-//! The real peers that the tests talk to: which there are, how each is installed, and how the tests learn where it is.
+//! The real peers that the tests talk to, and the rights that they need: which there are, how each is had, and how the
+//! tests learn where it is.
 
+use crate::command;
 use crate::install;
 use crate::problem::{Context, Outcome};
 use clap::ValueEnum;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What lists the names of peers that are left out, divided by commas.
+const WITHOUT: &str = "BACKSTOP_WITHOUT";
 
 /// Pinned, so that a run next year tests against what this one did.
 const MOTO: &str = "moto[server,s3]==5.2.5";
 const AZURITE: &str = "azurite@3.37.0";
 
-/// A real program that tests run against.
+/// A real program that tests run against, or a right that they need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Peer {
     /// The S3 emulator moto (PyPI)
@@ -18,11 +24,24 @@ pub enum Peer {
     Azure,
     /// mke2fs, to make real file systems (Debian)
     E2fsprogs,
+    /// strace (Debian) and the right to trace: power loss on local files
+    Strace,
+    /// The right to mount, in a namespace of its own: full disks
+    Mount,
+    /// The right to attach loop devices: block devices and unreadable blocks
+    Loop,
 }
 
 impl Peer {
     /// All of them.
-    pub const ALL: [Peer; 3] = [Peer::E2fsprogs, Peer::S3, Peer::Azure];
+    pub const ALL: [Peer; 6] = [
+        Peer::Mount,
+        Peer::Loop,
+        Peer::Strace,
+        Peer::E2fsprogs,
+        Peer::S3,
+        Peer::Azure,
+    ];
 
     /// The name that `--without` and `BACKSTOP_WITHOUT` use.
     pub fn name(self) -> &'static str {
@@ -30,6 +49,9 @@ impl Peer {
             Peer::S3 => "s3",
             Peer::Azure => "azure",
             Peer::E2fsprogs => "e2fsprogs",
+            Peer::Strace => "strace",
+            Peer::Mount => "mount",
+            Peer::Loop => "loop",
         }
     }
 
@@ -39,10 +61,19 @@ impl Peer {
             Peer::E2fsprogs => {
                 let program = install::debian("mke2fs", &["e2fsprogs"])?;
                 println!("e2fsprogs: {}", program.display());
-                // The power-loss test of local vaults watches their system calls.
-                let program = install::debian("strace", &["strace"])?;
-                println!("strace: {}", program.display());
                 Ok(None)
+            }
+            Peer::Strace => {
+                let program = install::debian("strace", &["strace"])?;
+                may(&program, &["-f", "-o", "/dev/null", "true"])
+            }
+            Peer::Mount => {
+                let program = install::debian("unshare", &["util-linux"])?;
+                may(&program, &["--mount", "true"])
+            }
+            Peer::Loop => {
+                let program = install::debian("losetup", &["mount"])?;
+                may(&program, &["--find"])
             }
             Peer::S3 => {
                 let folder = folder.join("moto");
@@ -60,6 +91,13 @@ impl Peer {
     }
 }
 
+/// Tries what the tests will do.
+fn may(program: &Path, arguments: &[&str]) -> Outcome<Option<(&'static str, PathBuf)>> {
+    command::run_quietly(Command::new(program).args(arguments))?;
+    println!("{} {}: may be run", program.display(), arguments.join(" "));
+    Ok(None)
+}
+
 fn there(program: PathBuf) -> Outcome<PathBuf> {
     if program.exists() {
         Ok(program)
@@ -68,8 +106,24 @@ fn there(program: PathBuf) -> Outcome<PathBuf> {
     }
 }
 
-/// Sets up all peers but those in `without`, and hands back the environment that the tests need.
+/// The peers to leave out: those that were named, and those in `listed`, the value of `BACKSTOP_WITHOUT`.
+fn left_out(named: &[Peer], listed: &str) -> Outcome<Vec<Peer>> {
+    let mut without = named.to_vec();
+    for name in listed.split(',').map(str::trim) {
+        if !name.is_empty() {
+            without.push(
+                Peer::from_str(name, false)
+                    .map_err(|_| format!("{WITHOUT} names {name}, and there is no such peer"))?,
+            );
+        }
+    }
+    Ok(without)
+}
+
+/// Sets up all peers but those in `without` or left out by the environment, and hands back the environment that the
+/// tests need.
 pub fn set_up(folder: &Path, without: &[Peer]) -> Outcome<Vec<(String, String)>> {
+    let without = left_out(without, &std::env::var(WITHOUT).unwrap_or_default())?;
     let mut environment = Vec::new();
     for peer in Peer::ALL {
         if without.contains(&peer) {
@@ -87,6 +141,22 @@ pub fn set_up(folder: &Path, without: &[Peer]) -> Outcome<Vec<(String, String)>>
         }
     }
     let names: Vec<&str> = without.iter().map(|peer| peer.name()).collect();
-    environment.push(("BACKSTOP_WITHOUT".to_owned(), names.join(",")));
+    environment.push((WITHOUT.to_owned(), names.join(",")));
     Ok(environment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_left_out_by_name_here_or_in_the_environment() {
+        for peer in Peer::ALL {
+            assert_eq!(left_out(&[], peer.name()), Ok(vec![peer]));
+        }
+        let both = left_out(&[Peer::S3], "mount, loop").unwrap();
+        assert_eq!(both, [Peer::S3, Peer::Mount, Peer::Loop]);
+        assert_eq!(left_out(&[], ""), Ok(vec![]));
+        assert!(left_out(&[], "mounts").unwrap_err().contains("mounts"));
+    }
 }

@@ -7,13 +7,16 @@ use crate::project;
 use crate::test::has_nextest;
 use std::process::Command;
 
+/// Tells the test of killed processes how often.
+const CRASH_ROUNDS: &str = "BACKSTOP_CRASH_ROUNDS";
+
 /// How long to soak.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Rounds of each test, handed over as `BACKSTOP_SOAK_ROUNDS`
-    #[arg(long, value_name = "N", default_value_t = 2000)]
-    rounds: u64,
-    /// Leave a peer out; its tests skip and say so
+    /// How often the real program is killed; the other tests have numbers of their own
+    #[arg(long, value_name = "N", default_value_t = 3000)]
+    crash_rounds: u32,
+    /// Leave a peer or a right out; its tests skip and say so. `BACKSTOP_WITHOUT` lists more, divided by commas
     #[arg(long, value_name = "PEER")]
     without: Vec<Peer>,
 }
@@ -54,6 +57,17 @@ pub fn run(options: &Options) -> Outcome<()> {
         runner
             .envs(environment)
             .env("BACKSTOP_SOAK", "1")
-            .env("BACKSTOP_SOAK_ROUNDS", options.rounds.to_string()),
+            .env(CRASH_ROUNDS, options.crash_rounds.to_string()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_handed_over_is_read() {
+        let test = std::fs::read_to_string(project::root().unwrap().join("tests/crash.rs"));
+        assert!(test.unwrap().contains(&format!("var(\"{CRASH_ROUNDS}\")")));
+    }
 }

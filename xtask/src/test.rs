@@ -9,7 +9,7 @@ use std::process::Command;
 /// How to run the tests.
 #[derive(Debug, Default, clap::Args)]
 pub struct Options {
-    /// Leave a peer out; its tests skip and say so
+    /// Leave a peer or a right out; its tests skip and say so. `BACKSTOP_WITHOUT` lists more, divided by commas
     #[arg(long, value_name = "PEER")]
     pub without: Vec<Peer>,
     /// Go on after a failed test; the run fails all the same

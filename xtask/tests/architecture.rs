@@ -1,7 +1,8 @@
-//! The workspace's dependencies run only toward the core, and the core reaches nothing outside the process.
+//! The workspace's dependencies run only toward the core; core and agent reach nothing outside the process.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use xtask::architecture::{CORE, core_backends, core_reaches_out, forbidden_arrows};
+use xtask::architecture::{CORE, PURE, backends, forbidden_arrows};
+use xtask::reach::reaches_out;
 use xtask::{metadata, project, tidy};
 
 #[test]
@@ -16,24 +17,24 @@ fn arrows_run_only_toward_the_core() {
 }
 
 #[test]
-fn the_core_names_no_backend() {
-    let found = core_backends(&metadata::workspace().unwrap());
+fn core_and_agent_name_no_backend() {
+    let found = backends(&metadata::workspace().unwrap());
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
 #[test]
-fn the_core_reaches_nothing_outside_the_process() {
+fn core_and_agent_reach_nothing_outside_the_process() {
     let root = project::root().unwrap();
-    let sources = tidy::files(&root.join("crates/core/src"), &["rs"]).unwrap();
-    assert!(!sources.is_empty(), "the core has no sources");
     let mut found = Vec::new();
-    for path in sources {
-        let name = path.strip_prefix(&root).unwrap().display().to_string();
-        if !tidy::is_test_file(&name) {
-            found.extend(core_reaches_out(
-                &name,
-                &std::fs::read_to_string(&path).unwrap(),
-            ));
+    for (name, folder) in PURE {
+        let sources = tidy::files(&root.join(folder), &["rs"]).unwrap();
+        assert!(!sources.is_empty(), "{name} has no sources");
+        for path in sources {
+            let name = path.strip_prefix(&root).unwrap().display().to_string();
+            if !tidy::is_test_file(&name) {
+                let source = std::fs::read_to_string(&path).unwrap();
+                found.extend(reaches_out(&name, &source));
+            }
         }
     }
     assert!(found.is_empty(), "{}", found.join("\n"));

@@ -51,7 +51,7 @@ impl Run<'_> {
             let skipped = from.start().0.min(lane.length.0);
             tracing::info!(stream = %lane.name, regions = from.0, "finished before");
             let progress = self.ledger.advance(skipped);
-            crate::watch::progress(&*self.agent.monitor, progress)?;
+            self.agent.monitor.tell_progress(progress)?;
         }
         Ok(from)
     }

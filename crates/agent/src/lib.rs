@@ -60,8 +60,7 @@ mod sample;
 mod send;
 mod settings;
 mod synchronize;
-mod watch;
 
 pub use agent::Agent;
 pub use request::{Changes, Request};
-pub use settings::AgentSettings;
+pub use settings::{AgentSettings, MOST_SAMPLE_SLICES};

@@ -15,7 +15,6 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 use crate::ledger::Prefix;
 use crate::read::{self, Outcome};
 use crate::synchronize::{Lane, Run};
-use crate::watch;
 
 /// So many regions are asked for holes in one call.
 const WINDOW_REGIONS: u64 = 64;
@@ -111,7 +110,7 @@ impl Run<'_> {
             async move {
                 working.await?;
                 let progress = self.ledger.advance(advances);
-                watch::progress(&*self.agent.monitor, progress)?;
+                self.agent.monitor.tell_progress(progress)?;
                 if let Some(up_to) = prefix.finished(first, next) {
                     self.sync.progress(lane.stream, up_to).await?;
                     prefix.reported();
@@ -126,7 +125,7 @@ impl Run<'_> {
 
     /// Starts to tell progress toward a total.
     pub(crate) fn expect(&self, total: ByteCount) -> Result<()> {
-        watch::progress(&*self.agent.monitor, self.ledger.expect(total))
+        self.agent.monitor.tell_progress(self.ledger.expect(total))
     }
 
     /// Reads ranges of an image, counts them, and tells what can't be read.
@@ -139,7 +138,7 @@ impl Run<'_> {
                 extent: *extent,
                 error: error.clone(),
             };
-            watch::event(&*self.agent.monitor, &event)?;
+            self.agent.monitor.tell_event(&event)?;
         }
         Ok(outcome)
     }

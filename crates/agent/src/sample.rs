@@ -9,11 +9,15 @@ use backstop_core::{
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::compare::place;
+use crate::settings::MOST_SAMPLE_SLICES;
 use crate::synchronize::{Lane, Run};
 
 /// How often positions are drawn: some lie in what changed, or were drawn
 /// before.
 const ROUNDS: u32 = 8;
+
+/// A replica is hardly cut finer than into blocks of this many bytes.
+const BLOCK_LENGTH: u64 = 4096;
 
 /// The longest part of a hole that is compared, in bytes.
 const HOLE_LENGTH: u64 = 64 << 10;
@@ -49,10 +53,10 @@ impl Run<'_> {
         lanes: &[Lane<'_>],
         changed: &[ExtentSet],
     ) -> Result<Sampled> {
-        let wanted = self.agent.settings.sample_slices;
         let total: ByteCount = lanes.iter().map(|lane| lane.length).sum();
+        let wanted = wanted(self.agent.settings.sample_slices, total);
         let mut sampled = Sampled::default();
-        if wanted == 0 || total == ByteCount::ZERO {
+        if wanted == 0 {
             return Ok(sampled);
         }
         let (mut random, seed) = self.agent.randomness.generator()?;
@@ -62,8 +66,8 @@ impl Run<'_> {
         // what is drawn twice.
         for _ in 0..ROUNDS {
             let missing = wanted - sampled.sample.compared;
-            let positions: Vec<u64> = (0..missing).map(|_| random.u64(..total.0)).collect();
-            let mut draws = stream::iter(positions)
+            let positions = stream::iter(0..missing).map(|_| random.u64(..total.0));
+            let mut draws = positions
                 .map(|position| self.draw(lanes, changed, position))
                 .buffered(self.in_flight());
             while let Some(draw) = draws.try_next().await? {
@@ -164,6 +168,13 @@ impl Run<'_> {
     }
 }
 
+/// How many slices are compared: no more than there can be, and bounded, since
+/// what was compared is remembered.
+fn wanted(asked_for: u32, total: ByteCount) -> u32 {
+    let blocks = u32::try_from(total.0.div_ceil(BLOCK_LENGTH)).unwrap_or(u32::MAX);
+    asked_for.min(blocks).min(MOST_SAMPLE_SLICES)
+}
+
 /// Whether all of a run changed.
 fn covers(changed: &ExtentSet, run: Extent) -> bool {
     let length: ByteCount = changed.within(run).map(Extent::length).sum();
@@ -198,6 +209,16 @@ mod tests {
 
     fn extent(offset: u64, length: u64) -> Extent {
         Extent::new(ByteOffset(offset), ByteCount(length)).unwrap()
+    }
+
+    #[test]
+    fn a_sample_is_bounded() {
+        assert_eq!(wanted(4, ByteCount(1 << 40)), 4);
+        assert_eq!(wanted(u32::MAX, ByteCount(1 << 40)), MOST_SAMPLE_SLICES);
+        assert_eq!(wanted(u32::MAX, ByteCount(u64::MAX)), MOST_SAMPLE_SLICES);
+        assert_eq!(wanted(100, ByteCount(2 * 4096 + 1)), 3);
+        assert_eq!(wanted(0, ByteCount(1 << 40)), 0);
+        assert_eq!(wanted(4, ByteCount::ZERO), 0);
     }
 
     #[test]

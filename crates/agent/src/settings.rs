@@ -1,5 +1,8 @@
 //! What can be set on an agent: plain numbers with defaults.
 
+/// The largest sample: so many slices of up to 256 KiB are read and compared.
+pub const MOST_SAMPLE_SLICES: u32 = 1 << 16;
+
 /// Settings of an [`Agent`](crate::Agent).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -10,7 +13,8 @@ pub struct AgentSettings {
     /// or writing.
     pub regions_in_flight: Option<usize>,
     /// How many unchanged slices of the replica an express full compares with
-    /// the source. The default is 4.
+    /// the source. The default is 4; more than [`MOST_SAMPLE_SLICES`] counts as
+    /// that.
     pub sample_slices: u32,
     /// zstd's level for chunks, 1 to 19. The default is 1.
     pub compression_level: i32,

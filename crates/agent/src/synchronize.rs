@@ -12,7 +12,6 @@ use crate::agent::Agent;
 use crate::ledger::Ledger;
 use crate::request::{Changes, Request, StreamRequest};
 use crate::sample::Sampled;
-use crate::watch;
 
 /// The name under which a point's provenance tells why it was a check.
 const CHECK_REASON: &str = "check-reason";
@@ -350,7 +349,7 @@ impl Run<'_> {
             source: self.source.clone(),
             reason: reason.to_string(),
         };
-        watch::event(&*self.agent.monitor, &event)
+        self.agent.monitor.tell_event(&event)
     }
 }
 

@@ -57,6 +57,13 @@ pub trait BlockSource: Send + Sync {
     /// The parts of `range` that may hold data, in order and not overlapping;
     /// all that is left out reads as zeros. `range` itself is always a right
     /// answer.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) past the end;
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) where the map of a stored image
+    /// is damaged; [`Unavailable`](crate::ErrorKind::Unavailable) where
+    /// repeating may help. Who can't tell where data is answers with `range`,
+    /// and leaves the error to the read.
     async fn data_extents(&self, range: Extent) -> Result<Vec<Extent>>;
 
     /// Checks that the image still is the one that was read: asked once, when
@@ -80,26 +87,48 @@ pub trait BlockSource: Send + Sync {
 /// overlap, then [`finish`](Self::finish) once. What was neither written nor
 /// zeroed is undefined. Dropping it before `finish` leaves an undefined image
 /// behind.
+///
+/// *Cancelling*: the future of any call may be dropped. After a `write` or
+/// `zero` its range is undefined, and may be written to for as long as the
+/// target lives; after `prepare` the target is of no use but to be dropped;
+/// after `finish` the image is whole or it is not, and only the medium tells.
+/// *Failing*: a call may answer before its bytes are on the medium, so a
+/// failure may be told by a later call, at the latest by `finish`, and never
+/// lost. An image of which any call failed is not whole: drop the target.
+///
+/// Implementations must not block the async threads, and must not let anything
+/// look like a finished image before `finish` where the medium allows that.
 #[async_trait]
 pub trait BlockTarget: Send + Sync {
     /// Makes room for an image of this length.
     ///
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if a device is too
-    /// small; [`Full`](crate::ErrorKind::Full).
+    /// small; [`Full`](crate::ErrorKind::Full);
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the medium fails.
     async fn prepare(&self, length: ByteCount) -> Result<()>;
 
     /// Writes `data` at `at`.
     ///
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) past the end;
-    /// [`Full`](crate::ErrorKind::Full).
+    /// [`Full`](crate::ErrorKind::Full);
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the medium fails; also
+    /// those of earlier calls.
     async fn write(&self, at: ByteOffset, data: Bytes) -> Result<()>;
 
     /// Makes a range read as zeros: a hole, a discard, or written zeros where
     /// the target is not known to hold zeros already.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write): zeros may have to be written.
     async fn zero(&self, range: Extent) -> Result<()>;
 
     /// Makes everything durable. Only a success says that the image is whole.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write), and those of earlier calls that were not told
+    /// yet; [`AlreadyExists`](crate::ErrorKind::AlreadyExists) if the image's
+    /// name was taken meanwhile.
     async fn finish(&self) -> Result<()>;
 }

@@ -1,6 +1,7 @@
 //! Where chunking, hashing, compression and sealing run: off the caller's
 //! async threads, on a bounded number of its blocking ones.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -53,7 +54,7 @@ impl CpuPool {
         F: FnOnce() -> T + Send + 'static,
     {
         let Some(permits) = &self.permits else {
-            return Ok(work());
+            return inline(work);
         };
         let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
             return Err(Error::internal("the CPU pool was closed"));
@@ -78,12 +79,17 @@ impl CpuPool {
         F: FnOnce() -> T + Send + 'static,
     {
         if self.permits.is_none() {
-            return Ok(work());
+            return inline(work);
         }
         tokio::task::spawn_blocking(work)
             .await
             .map_err(|error| Error::internal("CPU work panicked").with_source(error))
     }
+}
+
+fn inline<T>(work: impl FnOnce() -> T) -> Result<T> {
+    // What the work owned is gone, as after a panic on another thread.
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| Error::internal("CPU work panicked"))
 }
 
 impl Default for CpuPool {
@@ -99,12 +105,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_contained() {
-        let pool = CpuPool::new(1);
-        let error = pool.run(|| panic!("boom")).await.unwrap_err();
-        assert_eq!(error.kind(), crate::ErrorKind::Internal);
-        assert_eq!(pool.run(|| 7).await.unwrap(), 7, "the permit came back");
-        let error = pool.run_brief(|| panic!("boom")).await.unwrap_err();
-        assert_eq!(error.kind(), crate::ErrorKind::Internal);
+        for pool in [CpuPool::new(1), CpuPool::inline()] {
+            let error = pool.run(|| panic!("boom")).await.unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::Internal);
+            assert_eq!(pool.run(|| 7).await.unwrap(), 7, "the permit came back");
+            let error = pool.run_brief(|| panic!("boom")).await.unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::Internal);
+        }
     }
 
     #[tokio::test]

@@ -11,9 +11,26 @@ use crate::{ByteCount, ByteOffset, Error, Result};
 ///
 /// Its end never passes 2^64, so it can always be computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct Extent {
     offset: ByteOffset,
     length: ByteCount,
+}
+
+/// What is read of an extent before its end was looked at.
+#[derive(Deserialize)]
+#[serde(rename = "Extent")]
+struct Unchecked {
+    offset: ByteOffset,
+    length: ByteCount,
+}
+
+impl TryFrom<Unchecked> for Extent {
+    type Error = Error;
+
+    fn try_from(read: Unchecked) -> Result<Self> {
+        Self::new(read.offset, read.length)
+    }
 }
 
 impl Extent {
@@ -197,7 +214,9 @@ impl ExtentSet {
                     number + 1
                 )));
             };
-            set.insert(Extent::new(ByteOffset(offset), ByteCount(length))?);
+            let extent = Extent::new(ByteOffset(offset), ByteCount(length));
+            let here = |error: Error| error.within(format_args!("line {}", number + 1));
+            set.insert(extent.map_err(here)?);
         }
         Ok(set)
     }
@@ -268,12 +287,22 @@ mod tests {
             let error = ExtentSet::parse(bad).unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::InvalidInput, "{bad}");
         }
-        assert!(
-            ExtentSet::parse("0 1\nx")
-                .unwrap_err()
-                .to_string()
-                .contains("line 2")
-        );
+        for bad in ["0 1\nx", "0 1\n18446744073709551615 2\n0 1"] {
+            let said = ExtentSet::parse(bad).unwrap_err().to_string();
+            assert!(said.contains("line 2"), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_is_checked() {
+        use serde::de::value::{Error, MapDeserializer};
+        let read = |offset: u64, length: u64| {
+            let fields = [("offset", offset), ("length", length)];
+            Extent::deserialize(MapDeserializer::<_, Error>::new(fields.into_iter()))
+        };
+        assert_eq!(read(5, 7).unwrap(), extent(5, 7));
+        let error = read(u64::MAX, 2).unwrap_err();
+        assert!(error.to_string().contains("2^64"), "{error}");
     }
 
     #[test]

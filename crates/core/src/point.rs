@@ -71,8 +71,8 @@ pub struct Document {
 /// What the agent says of the snapshot that a synchronization has read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PointFacts {
-    /// How the changes were found. An express full whose sample differed says
-    /// [`PointKind::ConsistencyCheck`].
+    /// How the changes were found, as it was planned. An express full whose
+    /// sample differed makes no point: it is begun again, as a check.
     pub kind: PointKind,
     /// What an application may expect.
     pub consistency: Consistency,

@@ -255,7 +255,12 @@ pub trait RecoveryStore: Send + Sync {
     /// [`NotFound`](crate::ErrorKind::NotFound) for the point or the image.
     async fn open(&self, id: PointId, stream: &StreamName) -> Result<Arc<dyn Recovery>>;
 
-    /// The documents of a point.
+    /// The documents of a point, whole and checked against their digests.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) for the point;
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if one of them, or what lists
+    /// them, is damaged: none is told then.
     async fn documents(&self, id: PointId) -> Result<Vec<crate::Document>>;
 
     /// Where two images may differ, in order, merged per region: found by
@@ -337,6 +342,10 @@ pub trait Recovery: BlockSource {
 }
 
 /// Looks after a vault: what removes, and what counts.
+///
+/// *Atomic*: each call that changes something does all of it or nothing.
+/// *Cancelling* a call by dropping its future leaves it done or not done, never
+/// half; which, only looking again tells, and repeating it is safe.
 #[async_trait]
 pub trait Maintenance: Send + Sync {
     /// Removes points from the catalog, durably and all together. Their space

@@ -47,10 +47,14 @@ impl Shared {
         self.doubt(&mut record, InconsistencyReason::Damaged)
             .await?;
         if record.state != before {
-            self.monitor.event(&Event::CheckNeeded {
+            let told = self.monitor.tell_event(&Event::CheckNeeded {
                 source: source.clone(),
                 reason: format!("the replica of {source} is {}", record.state),
             });
+            // The doubt is noted, whatever becomes of the news.
+            if let Err(error) = told {
+                tracing::warn!(%source, %error, "doubt about a replica was not told");
+            }
         }
         Ok(())
     }

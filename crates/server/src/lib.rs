@@ -55,6 +55,7 @@ mod doubt;
 mod extents;
 mod identity;
 mod idle;
+mod missing;
 mod plan;
 mod recover;
 mod restore;
@@ -68,7 +69,8 @@ mod status;
 mod watched;
 
 pub use builder::ProtectionServerBuilder;
-pub use restore::{MissingRange, RestoreOptions, RestoreReport};
+pub use missing::{MissingRange, Unlisted};
+pub use restore::{RestoreOptions, RestoreReport};
 pub use retention::RetentionReport;
 pub use server::ProtectionServer;
 pub use settings::ServerSettings;

@@ -5,13 +5,14 @@ use std::sync::PoisonError;
 
 use backstop_core::{
     BlockTarget, BufferPool, ByteCount, ByteOffset, Error, ErrorKind, Event, Extent, ExtentSet,
-    Monitor, PointId, Progress, RecoveredRange, Recovery, Result, StreamName,
+    Monitor, PointId, Progress, REGION_LENGTH, RecoveredRange, Recovery, Result, StreamName,
 };
 use bytes::Bytes;
 use futures::{TryStreamExt, stream};
 use tracing::instrument;
 
 use crate::extents::{Part, Parts};
+use crate::missing::{Missing, MissingRange, Unlisted};
 use crate::recover::only_stream;
 use crate::server::ProtectionServer;
 
@@ -47,20 +48,11 @@ pub struct RestoreReport {
     pub bytes: ByteCount,
     /// How much of it was data; the rest is holes and what is missing.
     pub data_bytes: ByteCount,
-    /// What could not be brought back, in order; zeros in the target.
+    /// What could not be brought back, in order; zeros in the target. The first
+    /// 4096 ranges, so that a lost image takes bounded memory.
     pub missing: Vec<MissingRange>,
-}
-
-/// A part of an image that could not be brought back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MissingRange {
-    /// Which bytes.
-    pub extent: Extent,
-    /// Whether the source was unreadable when the point was made, or stored
-    /// data is damaged.
-    pub kind: ErrorKind,
-    /// Why, as a sentence.
-    pub reason: String,
+    /// What could not be brought back beyond these, counted; zeros too.
+    pub unlisted: Unlisted,
 }
 
 impl ProtectionServer {
@@ -125,28 +117,37 @@ impl ProtectionServer {
 }
 
 impl RestoreReport {
+    /// How many bytes could not be brought back, listed or not.
+    pub fn missing_bytes(&self) -> ByteCount {
+        let listed = self.missing.iter().map(|missing| missing.extent.length());
+        listed
+            .sum::<ByteCount>()
+            .saturating_add(self.unlisted.bytes)
+    }
+
+    /// In how many ranges.
+    pub fn missing_ranges(&self) -> u64 {
+        (self.missing.len() as u64).saturating_add(self.unlisted.ranges)
+    }
+
     /// The report, unless something is missing.
     fn whole(self) -> Result<Self> {
         let Some(first) = self.missing.first() else {
             return Ok(self);
         };
-        let damaged = self
-            .missing
-            .iter()
-            .find(|missing| missing.kind != ErrorKind::Unreadable);
-        let bytes: ByteCount = self
-            .missing
-            .iter()
-            .map(|missing| missing.extent.length())
-            .sum();
+        let listed = self.missing.iter().map(|missing| missing.kind);
+        let damaged = listed
+            .chain(self.unlisted.kind)
+            .find(|kind| *kind != ErrorKind::Unreadable);
         Err(Error::new(
-            damaged.map_or(ErrorKind::Unreadable, |missing| missing.kind),
+            damaged.unwrap_or(ErrorKind::Unreadable),
             format!(
-                "image {} of recovery point {} was restored without {bytes} bytes in {} ranges, \
+                "image {} of recovery point {} was restored without {} bytes in {} ranges, \
                  the first at {}: {}",
                 self.stream,
                 self.point,
-                self.missing.len(),
+                self.missing_bytes(),
+                self.missing_ranges(),
                 first.extent,
                 first.reason
             ),
@@ -169,7 +170,7 @@ struct Restore<'a> {
 struct Totals {
     done: ByteCount,
     data: ByteCount,
-    missing: Vec<MissingRange>,
+    missing: Missing,
 }
 
 impl<'a> Restore<'a> {
@@ -208,12 +209,17 @@ impl<'a> Restore<'a> {
         match part {
             Part::Hole(extent) => {
                 self.target.zero(extent).await?;
-                self.add(extent.length(), ByteCount::ZERO);
+                let progress = self.add(extent.length(), ByteCount::ZERO);
+                // Shorter ones are told of with the data beside them.
+                if extent.length().0 >= u64::from(REGION_LENGTH) || progress.done == progress.total
+                {
+                    self.monitor.tell_progress(progress)?;
+                }
             }
             Part::Data(extent) => {
                 let data = self.bring_back_data(extent).await?;
                 let progress = self.add(extent.length(), data);
-                self.monitor.progress(progress);
+                self.monitor.tell_progress(progress)?;
             }
         }
         Ok(())
@@ -230,7 +236,7 @@ impl<'a> Restore<'a> {
             },
             Err(error) => return Err(error),
         };
-        let mut data: ExtentSet = recovered.data.iter().map(|(extent, _)| *extent).collect();
+        let data: ExtentSet = recovered.data.iter().map(|(extent, _)| *extent).collect();
         for hole in holes(&data, extent) {
             self.target.zero(hole).await?;
         }
@@ -239,8 +245,7 @@ impl<'a> Restore<'a> {
             self.target.write(at, data).await?;
         }
         for (extent, error) in recovered.missing {
-            data.insert(extent);
-            self.miss(extent, &error);
+            self.miss(extent, &error)?;
         }
         Ok(bytes)
     }
@@ -289,20 +294,16 @@ impl<'a> Restore<'a> {
     }
 
     /// Records what can't be brought back.
-    fn miss(&self, extent: Extent, error: &Error) {
+    fn miss(&self, extent: Extent, error: &Error) -> Result<()> {
         tracing::warn!(stream = %self.stream, %extent, %error, "bytes can't be brought back");
-        self.monitor.event(&Event::Missing {
+        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.missing.add(extent, error);
+        drop(totals);
+        self.monitor.tell_event(&Event::Missing {
             stream: self.stream.clone(),
             extent,
             error: error.to_string(),
-        });
-        let missing = MissingRange {
-            extent,
-            kind: error.kind(),
-            reason: error.to_string(),
-        };
-        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
-        totals.missing.push(missing);
+        })
     }
 
     fn add(&self, done: ByteCount, data: ByteCount) -> Progress {
@@ -320,14 +321,14 @@ impl<'a> Restore<'a> {
             .totals
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
-        let mut missing = totals.missing;
-        missing.sort_by_key(|missing| missing.extent.offset());
+        let (missing, unlisted) = totals.missing.into_ranges();
         RestoreReport {
             point,
             stream: self.stream.clone(),
             bytes: self.length,
             data_bytes: totals.data,
             missing,
+            unlisted,
         }
     }
 }

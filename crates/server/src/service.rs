@@ -87,13 +87,6 @@ impl Shared {
             }
             (begun, _) => begun?,
         };
-        if let Plan::Check { reason } = &plan {
-            tracing::info!(source = %request.source, %reason, "a consistency check is needed");
-            self.monitor.event(&Event::CheckNeeded {
-                source: request.source.clone(),
-                reason: reason.clone(),
-            });
-        }
         let before = slot.current(request.id);
         // One that is begun again may still be called where it was begun first.
         let activity = before.map_or_else(Arc::default, |before| Arc::clone(&before.activity));
@@ -108,6 +101,15 @@ impl Shared {
             activity: Arc::clone(&activity),
         };
         self.sources.set(&mut slot, &request.source, current);
+        // Only now: whatever the monitor does, this is the source's
+        // synchronization.
+        if let Plan::Check { reason } = &plan {
+            tracing::info!(source = %request.source, %reason, "a consistency check is needed");
+            self.monitor.tell_event(&Event::CheckNeeded {
+                source: request.source.clone(),
+                reason: reason.clone(),
+            })?;
+        }
         Ok(Arc::new(Session {
             shared: Arc::clone(self),
             source: request.source,

@@ -108,6 +108,11 @@ impl FileSource {
     /// between them: derived from its device, inode, length and times of
     /// change. A run that was interrupted may resume on the same id.
     ///
+    /// The times are those of the file system's clock, which ticks every few
+    /// milliseconds: a write within the tick of the last one before the first
+    /// opening changes no time, so both openings give one id. Who can't be sure
+    /// that an image has stood still that long gives the agent no snapshot.
+    ///
     /// None for a block device: nothing tells that it did not change.
     pub fn snapshot_id(&self) -> Option<SnapshotId> {
         let image = &self.shared.image;

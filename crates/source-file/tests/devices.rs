@@ -1,78 +1,23 @@
-//! Block devices, bad media and full disks, on loop devices and a small tmpfs.
-//! These tests need root; without it they say so and pass.
+//! Block devices, bad media and full disks, on loop devices and a small tmpfs:
+//! with the right to have them, or left out by name.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::print_stdout,
-    reason = "tests stop at the first surprise and say what they skip"
+    reason = "tests stop at the first surprise"
 )]
+
+#[path = "../../../tests/rights/mod.rs"]
+mod rights;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use backstop_core::{BlockSource, BlockTarget, ByteCount, ByteOffset, ErrorKind, Extent};
 use backstop_source_file::{FileSource, FileTarget};
 use bytes::Bytes;
 
-fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .map_err(|error| format!("{program}: {error}"))?;
-    if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_string())
-    } else {
-        let said = String::from_utf8_lossy(&output.stderr);
-        Err(format!("{program}: {}", said.trim()))
-    }
-}
-
-/// A loop device over a file; detached when dropped.
-struct Loop(String);
-
-impl Loop {
-    fn over(file: &Path) -> Option<Self> {
-        match run("losetup", &["--find", "--show", &file.to_string_lossy()]) {
-            Ok(device) => Some(Self(device)),
-            Err(reason) => {
-                println!("skipped, no loop device: {reason}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = run("losetup", &["--detach", &self.0]);
-    }
-}
-
-/// A tmpfs of so many KiB; unmounted when dropped.
-struct Tmpfs(PathBuf);
-
-impl Tmpfs {
-    fn at(folder: &Path, kib: u32) -> Option<Self> {
-        let size = format!("size={kib}k");
-        let place = folder.to_string_lossy();
-        match run("mount", &["-t", "tmpfs", "-o", &size, "none", &place]) {
-            Ok(_) => Some(Self(folder.to_path_buf())),
-            Err(reason) => {
-                println!("skipped, no tmpfs: {reason}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = run("umount", &["--lazy", &self.0.to_string_lossy()]);
-    }
-}
+use crate::rights::{Loop, SmallDisk, demand, has_own_mounts, is_left_out, run};
 
 fn random(length: usize, seed: u64) -> Vec<u8> {
     let mut data = vec![0; length];
@@ -92,7 +37,7 @@ async fn a_device_is_read_written_and_zeroed() {
         return;
     };
 
-    let source = FileSource::open(&device.0).await.unwrap();
+    let source = FileSource::open(&device.path).await.unwrap();
     assert_eq!(source.geometry().length, ByteCount::from(length));
     assert_eq!(
         source.snapshot_id(),
@@ -107,12 +52,12 @@ async fn a_device_is_read_written_and_zeroed() {
         garbage
     );
 
-    let error = FileTarget::overwrite(&device.0).await.unwrap_err();
+    let error = FileTarget::overwrite(&device.path).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
-    let error = FileTarget::create(&device.0).await.unwrap_err();
+    let error = FileTarget::create(&device.path).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
 
-    let target = FileTarget::device(&device.0).await.unwrap();
+    let target = FileTarget::device(&device.path).await.unwrap();
     let error = target
         .prepare(ByteCount::from(length + 1))
         .await
@@ -139,12 +84,16 @@ async fn a_device_is_read_written_and_zeroed() {
     let mut expected = data.to_vec();
     expected[hole].fill(0);
     expected.extend(&garbage[image..]);
-    let source = FileSource::open(&device.0).await.unwrap();
+    let source = FileSource::open(&device.path).await.unwrap();
     assert!(source.read(ByteOffset(0), all.length()).await.unwrap() == expected);
 }
 
 #[tokio::test]
 async fn a_mounted_device_is_not_written_to() {
+    let test = "a_mounted_device_is_not_written_to";
+    if is_left_out("e2fsprogs") || !has_own_mounts(test) {
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let (backing, mounted) = (folder.path().join("backing"), folder.path().join("mounted"));
     File::create(&backing).unwrap().set_len(16 << 20).unwrap();
@@ -153,13 +102,9 @@ async fn a_mounted_device_is_not_written_to() {
         return;
     };
     let place = mounted.to_string_lossy();
-    let ready =
-        run("mkfs.ext4", &["-q", &device.0]).and_then(|_| run("mount", &[&device.0, &place]));
-    if let Err(reason) = ready {
-        println!("skipped, can't mount: {reason}");
-        return;
-    }
-    let refused = FileTarget::device(&device.0).await;
+    run("mkfs.ext4", &["-q", &device.path]).unwrap();
+    demand("mount", run("mount", &[&device.path, &place]));
+    let refused = FileTarget::device(&device.path).await;
     run("umount", &[&place]).unwrap();
     let error = refused.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Locked);
@@ -178,14 +123,14 @@ async fn a_bad_block_is_unreadable_and_named() {
     };
     // The kernel answers EIO where a loop device's file has ended.
     file.set_len(6 << 20).unwrap();
-    let source = FileSource::open(&device.0).await.unwrap();
+    let source = FileSource::open(&device.path).await.unwrap();
     assert_eq!(source.geometry().length, ByteCount(8 << 20));
     let bad = Extent::new(ByteOffset(6 << 20), ByteCount(1 << 20)).unwrap();
     let error = source.read(bad.offset(), bad.length()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreadable, "{error}");
     let text = error.to_string();
     assert!(
-        text.contains(&device.0) && text.contains(&bad.to_string()),
+        text.contains(&device.path) && text.contains(&bad.to_string()),
         "{text}"
     );
 
@@ -204,12 +149,13 @@ async fn a_bad_block_is_unreadable_and_named() {
 
 #[tokio::test]
 async fn a_full_disk_is_told_and_stays_told() {
+    if !has_own_mounts("a_full_disk_is_told_and_stays_told") {
+        return;
+    }
     for direct in [false, true] {
         let folder = tempfile::tempdir().unwrap();
-        let Some(small) = Tmpfs::at(folder.path(), 8 << 10) else {
-            return;
-        };
-        let path = small.0.join("back.img");
+        let small = SmallDisk::mount(folder.path(), 8 << 10);
+        let path = small.path("back.img");
         let target = FileTarget::create(&path).await.unwrap().with_direct(direct);
         target.prepare(ByteCount(64 << 20)).await.unwrap();
         let data = Bytes::from(random(1 << 20, 4));
@@ -228,7 +174,7 @@ async fn a_full_disk_is_told_and_stays_told() {
         }
         drop(target);
         assert_eq!(
-            std::fs::read_dir(&small.0).unwrap().count(),
+            std::fs::read_dir(folder.path()).unwrap().count(),
             0,
             "the draft is gone"
         );

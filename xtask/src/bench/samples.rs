@@ -121,6 +121,16 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
+/// How far the point furthest from the straight line through all lies from it, beside the largest value. None for fewer
+/// than three points: two are always on a line.
+pub fn bend(points: &[(f64, f64)]) -> Option<f64> {
+    let (zero, slope) = line(points).filter(|_| points.len() > 2)?;
+    let furthest = points.iter().map(|(x, y)| (y - zero - slope * x).abs());
+    let largest = points.iter().map(|(_, y)| y.abs());
+    let (furthest, largest) = (furthest.reduce(f64::max)?, largest.reduce(f64::max)?);
+    (largest > 0.0).then_some(furthest / largest)
+}
+
 /// The straight line through points by least squares: where it meets zero, and its slope.
 pub fn line(points: &[(f64, f64)]) -> Option<(f64, f64)> {
     let count = points.len() as f64;
@@ -150,5 +160,17 @@ mod tests {
         let (zero, slope) = line(&[(1.0, 5.0), (2.0, 7.0), (3.0, 9.0)]).unwrap();
         assert!((zero - 3.0).abs() < 1e-9 && (slope - 2.0).abs() < 1e-9);
         assert_eq!(line(&[(1.0, 5.0)]), None);
+    }
+
+    #[test]
+    fn a_curve_is_no_line() {
+        let times = |of: fn(f64) -> f64| [1.0, 5.0, 10.0, 20.0, 50.0].map(|x| (x, of(x)));
+        assert!(bend(&times(|x| 30.0 + 8.0 * x)).unwrap() < 1e-9);
+        // One that curves, though it may meet zero where a line would; a step; one that flattens.
+        assert!(bend(&times(|x| x * x)).unwrap() > 0.1);
+        assert!(bend(&times(|x| if x > 5.0 { 8.0 * x + 150.0 } else { 8.0 * x })).unwrap() > 0.1);
+        assert!(bend(&times(f64::sqrt)).unwrap() > 0.1);
+        assert_eq!(bend(&[(1.0, 5.0), (2.0, 7.0)]), None);
+        assert_eq!(bend(&[(1.0, 0.0), (2.0, 0.0), (3.0, 0.0)]), None);
     }
 }

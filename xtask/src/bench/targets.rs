@@ -2,7 +2,7 @@
 
 use crate::bench::growth::{CHANGES_PERMILLE, SIZES_GIB};
 use crate::bench::machine::cores;
-use crate::bench::samples::{Samples, line};
+use crate::bench::samples::{Samples, bend, line};
 use crate::bench::tool::Tool::{self, Borg, Ours, Restic};
 
 /// One promise and its figure.
@@ -303,7 +303,7 @@ fn large_index(s: &Samples) -> [Claim; 3] {
 }
 
 /// Flat means here: the dearest size costs at most a quarter more for each GiB than the cheapest.
-fn growth(s: &Samples) -> [Claim; 3] {
+fn growth(s: &Samples) -> [Claim; 4] {
     let rows: Vec<String> = SIZES_GIB
         .iter()
         .map(|gib| format!("growth-{gib}gib"))
@@ -346,6 +346,13 @@ fn growth(s: &Samples) -> [Claim; 3] {
             "ms",
             fit.map(|(zero, _)| zero),
             slope,
+        ),
+        claim(
+            "express full by size of change, furthest from that line",
+            0.1,
+            "x",
+            bend(&points),
+            "beside the largest time".to_owned(),
         ),
     ]
 }
@@ -405,6 +412,30 @@ mod tests {
             .find(|claim| claim.what.starts_with("peak"))
             .unwrap();
         assert_eq!(peak.reached(), Some(true));
+    }
+
+    #[test]
+    fn an_express_full_that_curves_misses_its_promise() {
+        let reached = |wall_s: fn(f64) -> f64| {
+            let mut samples = Samples::default();
+            for permille in CHANGES_PERMILLE {
+                let row = format!("change-{permille}permille");
+                let changed = permille as f64 * 4e6;
+                samples.add(sample(
+                    &row,
+                    Ours,
+                    wall_s(changed),
+                    &[("changed_bytes", changed)],
+                ));
+            }
+            let claims = claims(&samples);
+            let by_line = claims
+                .iter()
+                .filter(|claim| claim.what.starts_with("express full"));
+            by_line.filter_map(Claim::reached).collect::<Vec<_>>()
+        };
+        assert_eq!(reached(|bytes| 0.05 + bytes * 8e-9), [true, true]);
+        assert_eq!(reached(|bytes| 0.05 + bytes * bytes * 8e-17), [true, false]);
     }
 
     #[test]

@@ -7,9 +7,9 @@ use backstop_core::{
     BeginRequest, ByteCount, ByteOffset, Clock, ErrorKind, Event, Extent, InconsistencyReason,
     NoMonitor, Plan, PointKind, Recovery, RecoveryPoint, ReplicaState, StreamName,
 };
-use backstop_server::RestoreOptions;
+use backstop_server::{ProtectionServer, RestoreOptions};
 
-use crate::rig::{Rig, address, name};
+use crate::rig::{Clumsy, Rig, address, facts, name};
 
 const LENGTH: u64 = 200_000;
 
@@ -224,4 +224,37 @@ async fn a_base_that_is_damaged_is_checked() {
         }
         assert_eq!(state(&rig).await, damaged(&rig), "{operation:?}");
     }
+}
+
+/// An operator's monitor that panics harms neither the replica nor the agent's
+/// synchronization.
+#[tokio::test]
+async fn a_panic_of_the_servers_monitor_is_contained() {
+    let rig = Rig::new().await;
+    let head = full(&rig).await;
+    damage(&rig, &head);
+    let server = ProtectionServer::builder()
+        .with_vault(rig.store.clone())
+        .with_clock(Arc::clone(&rig.clock) as _)
+        .with_monitor(Arc::new(Clumsy { on_events: true }))
+        .build()
+        .await
+        .unwrap();
+    let image = server.open(head.id).await.unwrap();
+    let read = image.read(ByteOffset(0), ByteCount(LENGTH)).await;
+    assert_eq!(read.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(
+        state(&rig).await,
+        damaged(&rig),
+        "doubt is noted all the same"
+    );
+
+    let service = server.service();
+    let check = rig.request("vm", LENGTH, None);
+    let begun = service.begin(check.clone()).await;
+    assert_eq!(begun.err().unwrap().kind(), ErrorKind::Internal);
+    // It is under way as if its answer had been lost.
+    let commit = vec![facts(&check, PointKind::ConsistencyCheck)];
+    let points = service.commit(commit).await.unwrap();
+    assert_eq!(points[0].base, Some(head.id));
 }

@@ -11,7 +11,7 @@ use backstop_core::{
 use backstop_server::{RestoreOptions, RestoreReport};
 use futures::StreamExt;
 
-use crate::rig::{Listener, Rig, address, spec, write};
+use crate::rig::{Clumsy, Listener, Rig, address, spec, write};
 
 const REGION: u64 = REGION_LENGTH as u64;
 const LENGTH: u64 = 5 * REGION + 4321;
@@ -77,8 +77,13 @@ async fn a_point_comes_back_bit_for_bit() {
         assert!(report.missing.is_empty());
         let progress = monitor.progress.lock().unwrap();
         assert!(
-            progress.len() <= 3,
-            "at most once for each region with data"
+            progress.len() <= 3 + 2,
+            "at most once for each region with data, and for each hole of regions"
+        );
+        let last = progress.last().unwrap();
+        assert_eq!(
+            (last.done, last.total),
+            (ByteCount(LENGTH), ByteCount(LENGTH))
         );
         assert!(progress.windows(2).all(|pair| pair[0].done <= pair[1].done));
         assert!(
@@ -125,6 +130,13 @@ async fn an_empty_image_of_a_tebibyte_is_one_hole() {
     assert!(
         rig.faults.calls(Operation::SourceExtents) < 20,
         "looks grow while there are only holes"
+    );
+    let told = rig.monitor.progress.lock().unwrap().last().copied();
+    let done = told.map(|progress| (progress.done, progress.total));
+    assert_eq!(
+        done,
+        Some((ByteCount(1 << 40), ByteCount(1 << 40))),
+        "holes count"
     );
     assert_sound(&target);
 
@@ -219,6 +231,55 @@ async fn a_damaged_map_costs_its_own_region() {
     assert_sound(&target);
     assert_eq!(report.missing.len(), 1);
     assert_eq!(report.missing[0].extent, extent(2 * REGION, REGION));
+}
+
+#[tokio::test]
+async fn neighbouring_damage_is_one_range_and_all_of_it_is_counted() {
+    let rig = Rig::new().await;
+    let data = rig.bytes(1 << 20);
+    let point = rig.protect("vm", 1 << 20, None, &[(0, &data)]).await;
+    // Chunks of 64 KiB: all but the first and the fifth.
+    let lost = |chunk: u64| chunk != 0 && chunk != 4;
+    for chunk in (0..16).filter(|chunk| lost(*chunk)) {
+        rig.store
+            .damage(point.id, &StreamName::disk(), ByteOffset(chunk << 16))
+            .unwrap();
+    }
+    let target = MemoryTarget::new();
+    let report = restore(&rig, &point, &target).await;
+    let extents: Vec<Extent> = report.missing.iter().map(|range| range.extent).collect();
+    assert_eq!(
+        extents,
+        [extent(1 << 16, 3 << 16), extent(5 << 16, 11 << 16)]
+    );
+    assert_eq!(report.missing_bytes(), ByteCount(14 << 16));
+    assert_eq!(report.missing_ranges(), 2);
+    let events = rig.monitor.events.lock().unwrap();
+    let told = events
+        .iter()
+        .filter(|event| matches!(event, Event::Missing { .. }));
+    assert_eq!(told.count(), 14, "the monitor is told of each");
+}
+
+#[tokio::test]
+async fn a_panic_of_a_monitor_fails_its_restore_alone() {
+    let rig = Rig::new().await;
+    let (point, _) = protected(&rig).await;
+    rig.store
+        .damage(point.id, &StreamName::disk(), ByteOffset(70_000))
+        .unwrap();
+    for on_events in [false, true] {
+        let (target, options) = (MemoryTarget::new(), RestoreOptions::default());
+        let monitor = Clumsy { on_events };
+        let restored = rig
+            .server
+            .restore_with(point.id, None, &target, options, &monitor)
+            .await;
+        assert_eq!(restored.unwrap_err().kind(), ErrorKind::Internal);
+        assert!(!target.is_finished());
+    }
+    let target = MemoryTarget::new();
+    assert_eq!(restore(&rig, &point, &target).await.missing.len(), 1);
 }
 
 #[tokio::test]

@@ -38,6 +38,21 @@ impl Monitor for Listener {
     }
 }
 
+/// Panics when it is told of what it was made for.
+#[derive(Debug)]
+pub(crate) struct Clumsy {
+    pub(crate) on_events: bool,
+}
+
+impl Monitor for Clumsy {
+    fn progress(&self, _progress: Progress) {
+        assert!(self.on_events, "clumsy");
+    }
+    fn event(&self, event: &Event) {
+        assert!(!self.on_events, "clumsy: {event:?}");
+    }
+}
+
 pub(crate) fn name(name: &str) -> SourceName {
     SourceName::new(name).unwrap()
 }

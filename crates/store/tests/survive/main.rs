@@ -33,6 +33,8 @@ mod readers;
 mod reading;
 mod replay;
 mod resume;
+#[path = "../../../../tests/rights/mod.rs"]
+mod rights;
 mod second_self;
 mod seeds;
 mod trace;

@@ -17,6 +17,8 @@ use backstop_core::conformance::{StoreUnderTest, recovery_store};
 use backstop_store::{Credential, DedupStore};
 use object_store::ObjectStore;
 
+use crate::rights::is_left_out;
+
 /// A server; ended when dropped.
 struct Peer {
     child: Child,
@@ -33,9 +35,7 @@ impl Drop for Peer {
 
 /// The program of a peer; none if it was left out on purpose.
 fn program(variable: &str, peer: &str) -> Option<String> {
-    let without = std::env::var("BACKSTOP_WITHOUT").unwrap_or_default();
-    if without.split(',').any(|name| name == peer) {
-        eprintln!("skipped: {peer} was left out");
+    if is_left_out(peer) {
         return None;
     }
     let program = std::env::var(variable);

@@ -2,9 +2,8 @@
 //! chosen instants the folder is built as it would be if only what was synced
 //! survived.
 //!
-//! Without `strace`, or where tracing is not allowed, this is skipped and says
-//! so. What it does not show: torn sectors inside one write, and a disk that
-//! lies about its cache.
+//! That takes `strace`, and the right to trace. What it does not show: torn
+//! sectors inside one write, and a disk that lies about its cache.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -16,6 +15,7 @@ use backstop_store::{Credential, DedupStore, DedupStoreBuilder, VaultSettings};
 use crate::history::{History, Known};
 use crate::images::Machine;
 use crate::replay::Disk;
+use crate::rights::{demand, is_left_out, run};
 use crate::second_self::{command, said, say};
 use crate::seeds;
 use crate::trace::{self, Call};
@@ -79,14 +79,6 @@ async fn knowledge(seed: u64) -> Vec<Known> {
     let tell = |known: &Known| all.lock().unwrap().push(known.clone());
     life(folder.path(), seed, &tell).await.unwrap();
     all.into_inner().unwrap()
-}
-
-/// Whether system calls can be traced here.
-fn can_trace() -> bool {
-    let mut probe = std::process::Command::new("strace");
-    probe.args(["-f", "-o", "/dev/null", "true"]);
-    probe.stderr(Stdio::null());
-    probe.status().is_ok_and(|status| status.success())
 }
 
 /// Traces a life.
@@ -169,10 +161,10 @@ impl Drop for Survived {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_was_synced_survives_and_that_is_enough_soak() {
-    if !can_trace() {
-        eprintln!("skipped: strace can't be run here");
+    if is_left_out("strace") {
         return;
     }
+    demand("strace", run("strace", &["-f", "-o", "/dev/null", "true"]));
     for seed in seeds::seeds(seeds::rounds(1, 10)) {
         let _seed = seeds::watch(seed);
         let folder = tempfile::tempdir().unwrap();
