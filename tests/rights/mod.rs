@@ -96,6 +96,12 @@ impl SmallDisk {
         self.folder.join(name)
     }
 
+    /// From now on nothing can be written.
+    pub(crate) fn allow_no_writes(&self) {
+        let place = self.folder.to_string_lossy();
+        demand("mount", run("mount", &["-o", "remount,ro", &place]));
+    }
+
     /// Fills it to the last page; gives the file that can be removed again.
     pub(crate) fn fill(&self) -> PathBuf {
         let ballast = self.path("ballast");

@@ -30,7 +30,7 @@ use slatedb::config::{
 };
 use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
 use slatedb::db_cache::{DbCache, SplitCache};
-use slatedb::{Db, DbReader, KeyValue, VersionedManifest, WriteBatch};
+use slatedb::{Db, DbReader, DbReaderMode, KeyValue, VersionedManifest, WriteBatch};
 
 use crate::catalog_admin;
 use crate::catalog_clock::CatalogClock;
@@ -207,16 +207,28 @@ impl Catalog {
         if let Some(manifest) = catalog_admin::manifest(place, &admin).await? {
             clock.raise(tables_tick(&manifest));
         }
-        let reader = DbReader::builder(path, Arc::clone(&place.store))
-            .with_system_clock(Arc::clone(&clock) as _)
-            .with_options(DbReaderOptions {
-                object_store_max_retries: Some(RETRIES),
-                ..DbReaderOptions::default()
-            })
-            .with_db_cache(cache(budget.catalog_cache), 1)
-            .with_block_transformer(Arc::new(SealedBlocks::new(Arc::clone(&seal))))
-            .build()
-            .await
+        let open = |mode| {
+            DbReader::builder(path.clone(), Arc::clone(&place.store))
+                .with_reader_mode(mode)
+                .with_system_clock(Arc::clone(&clock) as _)
+                .with_options(DbReaderOptions {
+                    object_store_max_retries: Some(RETRIES),
+                    ..DbReaderOptions::default()
+                })
+                .with_db_cache(cache(budget.catalog_cache), 1)
+                .with_block_transformer(Arc::new(SealedBlocks::new(Arc::clone(&seal))))
+                .build()
+        };
+        let mut opened = open(DbReaderMode::ManagedCheckpoint).await;
+        if let Err(error) = &opened
+            && failure::refuses_writes(error)
+        {
+            // A vault on a full disk, or on one that may not be written, must
+            // be readable. An owner that tidies may take away what is read.
+            tracing::warn!(vault = %place.name, %error, "read without telling the owner");
+            opened = open(DbReaderMode::FollowLatest).await;
+        }
+        let reader = opened
             .map_err(|error| failure::of_catalog("opening the vault for reading", error))?;
         clock.raise(written_tick(reader.get_key_value(TIME).await)?);
         Ok(Self {

@@ -17,6 +17,7 @@ use crate::commit::{self, DOCUMENTS};
 use crate::failure;
 use crate::fold;
 use crate::image::Image;
+use crate::maintenance::to_its_end;
 use crate::manifest::{Entry, Manifest};
 use crate::map::compare::compare;
 use crate::map::tree::ImageMap;
@@ -326,10 +327,7 @@ impl RecoveryStore for DedupStore {
 
     async fn commit(&self, points: Vec<NewPoint>) -> Result<Vec<RecoveryPoint>> {
         let vault = Arc::clone(&self.vault);
-        // It runs to its end even when the caller goes away.
-        tokio::spawn(async move { commit::commit(&vault, points).await })
-            .await
-            .map_err(|error| Error::internal("a commit panicked").with_source(error))?
+        to_its_end(async move { commit::commit(&vault, points).await }).await
     }
 
     async fn committed(&self, id: SynchronizationId) -> Result<Option<RecoveryPoint>> {
@@ -374,24 +372,22 @@ impl RecoveryStore for DedupStore {
     }
 
     async fn set_state(&self, source: &SourceName, state: ReplicaState) -> Result<()> {
-        self.vault.writer()?;
-        let _one = self.vault.commit.lock().await;
-        let head = self
-            .vault
-            .replica_entry(source)
-            .await?
-            .and_then(|entry| entry.head);
-        let entry = ReplicaEntry {
-            source: source.clone(),
-            state,
-            head,
-        };
-        let mut batch = Batch::default();
-        batch.put(
-            &self.vault.catalog.replica_key(source),
-            &record::encode(&entry)?,
-        );
-        self.vault.commit_batch(batch).await
+        let (vault, source) = (Arc::clone(&self.vault), source.clone());
+        to_its_end(async move {
+            vault.writer()?;
+            let _one = vault.commit.lock().await;
+            let before = vault.replica_entry(&source).await?;
+            let key = vault.catalog.replica_key(&source);
+            let entry = ReplicaEntry {
+                source,
+                state,
+                head: before.and_then(|entry| entry.head),
+            };
+            let mut batch = Batch::default();
+            batch.put(&key, &record::encode(&entry)?);
+            vault.commit_batch(batch).await
+        })
+        .await
     }
 
     async fn points(&self, source: &SourceName) -> Result<Vec<RecoveryPoint>> {

@@ -1,5 +1,7 @@
 //! Turns the errors of object stores and SlateDB into Backstop's.
 
+use std::sync::Arc;
+
 use backstop_core::{Error, ErrorKind};
 use object_store::Error as StoreError;
 use slatedb::{CloseReason, ErrorKind as DbErrorKind};
@@ -20,6 +22,35 @@ fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
         cause = error.source();
     }
     false
+}
+
+/// Whether an error tells that nothing can be written: there is no space, or
+/// no right to.
+pub(crate) fn refuses_writes(error: &slatedb::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let is_refused = |error: &StoreError| {
+            matches!(
+                error,
+                StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. }
+            )
+        };
+        let refused = error.downcast_ref::<StoreError>().is_some_and(is_refused)
+            || error
+                .downcast_ref::<Arc<StoreError>>()
+                .is_some_and(|error| is_refused(error))
+            || error.downcast_ref::<std::io::Error>().is_some_and(|error| {
+                matches!(
+                    error.kind(),
+                    std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem
+                )
+            });
+        if refused {
+            return true;
+        }
+        cause = error.source();
+    }
+    is_full(error)
 }
 
 /// Whether an error tells that what was asked for is damaged or gone. That the

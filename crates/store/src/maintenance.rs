@@ -1,5 +1,7 @@
 //! [`Maintenance`] of a vault: expiry, marks and statistics.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use backstop_core::{
     ByteCount, Error, Maintenance, Marks, PointId, ReplicaStatistics, Result, VaultStatistics,
@@ -9,53 +11,68 @@ use crate::catalog::{self, Batch, PACKS, POINTS, REPLICAS};
 use crate::dedup_store::DedupStore;
 use crate::pack::name::PackKind;
 use crate::record::{self, PackRecord, PointRecord};
+use crate::vault::Vault;
+
+/// Runs a change of the catalog to its end even when its caller goes away: the
+/// next change must not be made from what was before it.
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::spawn(change).await;
+    done.map_err(|error| {
+        Error::internal("a change of the catalog panicked").with_source(error)
+    })?
+}
+
+async fn expire(vault: &Vault, points: &[PointId]) -> Result<()> {
+    vault.writer()?;
+    let _one = vault.commit.lock().await;
+    let mut batch = Batch::default();
+    for id in points {
+        let Some(PointRecord { point, .. }) = vault.point_by(&catalog::id_key(*id)).await? else {
+            continue;
+        };
+        let replica = vault.replica_entry(&point.source).await?;
+        if replica.and_then(|entry| entry.head) == Some(*id) {
+            return Err(Error::conflict(format!(
+                "recovery point {id} is the newest of {}; the next synchronization needs it",
+                point.source
+            )));
+        }
+        if point.marks.pinned || !point.marks.holds.is_empty() {
+            return Err(Error::conflict(format!(
+                "recovery point {id} is pinned or held"
+            )));
+        }
+        batch.delete(&vault.catalog.point_key(&point.source, point.sequence));
+        batch.delete(&catalog::id_key(*id));
+        batch.delete(&catalog::synchronization_key(point.synchronization));
+    }
+    vault.commit_batch(batch).await
+}
+
+async fn mark(vault: &Vault, point: PointId, marks: Marks) -> Result<()> {
+    vault.writer()?;
+    let _one = vault.commit.lock().await;
+    let mut record = vault.point_record(point).await?;
+    record.point.marks = marks;
+    let point = &record.point;
+    let key = vault.catalog.point_key(&point.source, point.sequence);
+    let mut batch = Batch::default();
+    batch.put(&key, &record::encode(&record)?);
+    vault.commit_batch(batch).await
+}
 
 #[async_trait]
 impl Maintenance for DedupStore {
     async fn expire(&self, points: &[PointId]) -> Result<()> {
-        let vault = &self.vault;
-        vault.writer()?;
-        let _one = vault.commit.lock().await;
-        let mut batch = Batch::default();
-        for id in points {
-            let Some(PointRecord { point, .. }) = vault.point_by(&catalog::id_key(*id)).await?
-            else {
-                continue;
-            };
-            let head = vault
-                .replica_entry(&point.source)
-                .await?
-                .and_then(|entry| entry.head);
-            if head == Some(*id) {
-                return Err(Error::conflict(format!(
-                    "recovery point {id} is the newest of {}; the next synchronization needs it",
-                    point.source
-                )));
-            }
-            if point.marks.pinned || !point.marks.holds.is_empty() {
-                return Err(Error::conflict(format!(
-                    "recovery point {id} is pinned or held"
-                )));
-            }
-            batch.delete(&vault.catalog.point_key(&point.source, point.sequence));
-            batch.delete(&catalog::id_key(*id));
-            batch.delete(&catalog::synchronization_key(point.synchronization));
-        }
-        vault.commit_batch(batch).await
+        let (vault, points) = (Arc::clone(&self.vault), points.to_vec());
+        to_its_end(async move { expire(&vault, &points).await }).await
     }
 
     async fn mark(&self, point: PointId, marks: Marks) -> Result<()> {
-        let vault = &self.vault;
-        vault.writer()?;
-        let _one = vault.commit.lock().await;
-        let mut record = vault.point_record(point).await?;
-        record.point.marks = marks;
-        let key = vault
-            .catalog
-            .point_key(&record.point.source, record.point.sequence);
-        let mut batch = Batch::default();
-        batch.put(&key, &record::encode(&record)?);
-        vault.commit_batch(batch).await
+        let vault = Arc::clone(&self.vault);
+        to_its_end(async move { mark(&vault, point, marks).await }).await
     }
 
     async fn statistics(&self) -> Result<VaultStatistics> {

@@ -239,16 +239,13 @@ async fn every_operation_tells_of_a_full_disk_and_goes_on_when_there_is_space() 
             ),
         }
         // What can be read is right. Not everything can: a catalog that could
-        // not write answers nothing more, and who reads beside the owner
-        // registers first, which takes space.
+        // not write answers nothing more, until it is opened again.
         if !matches!(operation, Operation::Close) {
             full.reads_right_or_tells(&full.vault).await;
         }
-        let start = Instant::now();
-        match at(&place).open_read_only().await {
-            Ok(reader) => full.reads_right_or_tells(&reader).await,
-            Err(error) => is_told("opening for reading", start.elapsed(), &error),
-        }
+        let reader = at(&place).open_read_only().await.unwrap();
+        full.history.check(&reader).await;
+        reader.close().await.unwrap();
 
         std::fs::remove_file(ballast).unwrap();
         full.go_on().await;
@@ -261,4 +258,28 @@ async fn every_operation_tells_of_a_full_disk_and_goes_on_when_there_is_space() 
     let spare = at(&place).with_credential(Credential::key(SPARE_KEY));
     let vault = spare.open_read_only().await.unwrap();
     full.history.check(&vault).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_that_may_not_be_written_is_read() {
+    if !has_own_mounts("full::a_vault_that_may_not_be_written_is_read") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(folder.path(), 24 << 10);
+    let place = disk.path("vault");
+    let mut random = fastrand::Rng::with_seed(47);
+    let history = History::default();
+    let vault = at(&place).create().await.unwrap();
+    let mut machine = Machine::new("a", 3_000_000);
+    machine.write(&mut random, 0, 1_000_000);
+    history.protect_one(&vault, &mut random, &mut machine).await;
+    vault.close().await.unwrap();
+    drop(vault);
+    disk.allow_no_writes();
+    let reader = at(&place).open_read_only().await.unwrap();
+    history.check(&reader).await;
+    reader.close().await.unwrap();
+    let error = at(&place).open().await.map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
 }
