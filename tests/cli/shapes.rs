@@ -51,6 +51,7 @@ fn points_are_objects_oldest_first() {
             "bytes_added",
             "bytes_read",
             "bytes_sent",
+            "bytes_sampled",
             "bytes_unreadable",
         ] {
             assert!(point[amount].is_u64(), "{amount} in {point}");

@@ -13,6 +13,7 @@ use backstop_core::{ByteCount, Progress, RegionIndex, TransferCounts};
 pub(crate) struct Ledger {
     changed: AtomicU64,
     read: AtomicU64,
+    sampled: AtomicU64,
     sent: AtomicU64,
     unreadable: AtomicU64,
     progress: Mutex<Progress>,
@@ -25,6 +26,11 @@ impl Ledger {
 
     pub(crate) fn count_read(&self, bytes: u64) {
         self.read.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counted as read too.
+    pub(crate) fn count_sampled(&self, bytes: u64) {
+        self.sampled.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn count_sent(&self, bytes: u64) {
@@ -40,6 +46,7 @@ impl Ledger {
         TransferCounts {
             bytes_changed: count(&self.changed),
             bytes_read: count(&self.read),
+            bytes_sampled: count(&self.sampled),
             bytes_sent: count(&self.sent),
             bytes_unreadable: count(&self.unreadable),
         }

@@ -36,6 +36,12 @@
 //! caller's task: sources are borrowed, nothing is spawned, and dropping the
 //! future stops it all.
 //!
+//! # Metrics
+//!
+//! Counters of the `metrics` facade, for whatever recorder the process has:
+//! `backstop_agent_read_bytes` (from sources, samples included),
+//! `backstop_agent_sent_bytes` (compressed chunks).
+//!
 //! # Memory
 //!
 //! At most [`AgentSettings::regions_in_flight`] regions are held, each with

@@ -11,6 +11,7 @@ use backstop_core::{
     Result, region_count,
 };
 use futures::{Stream, StreamExt, TryStreamExt, stream};
+use metrics::counter;
 
 use crate::ledger::Prefix;
 use crate::read::{self, Outcome};
@@ -153,6 +154,7 @@ impl Run<'_> {
             ))
         })?;
         self.ledger.count_read(outcome.bytes_read());
+        counter!("backstop_agent_read_bytes").increment(outcome.bytes_read());
         Ok(outcome)
     }
 }

@@ -9,6 +9,7 @@ use backstop_core::{
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::compare::place;
+use crate::read::Outcome;
 use crate::settings::MOST_SAMPLE_SLICES;
 use crate::synchronize::{Lane, Run};
 
@@ -134,13 +135,19 @@ impl Run<'_> {
         }
     }
 
+    async fn look_at_sample(&self, lane: Lane<'_>, extents: &[Extent]) -> Result<Outcome> {
+        let outcome = self.look(lane, extents).await?;
+        self.ledger.count_sampled(outcome.bytes_read());
+        Ok(outcome)
+    }
+
     async fn compare_slice(
         &self,
         lane: Lane<'_>,
         run: Extent,
         digest: ChunkDigest,
     ) -> Result<Draw> {
-        let content = self.look(lane, &[run]).await?.within(run);
+        let content = self.look_at_sample(lane, &[run]).await?.within(run);
         if content.is_unreadable(run) {
             return Ok(Draw::Passed);
         }
@@ -156,7 +163,7 @@ impl Run<'_> {
     async fn compare_hole(&self, lane: Lane<'_>, hole: Extent) -> Result<Draw> {
         let data: ExtentSet = lane.image.data_extents(hole).await?.into_iter().collect();
         let data: Vec<Extent> = data.within(hole).collect();
-        let content = self.look(lane, &data).await?.within(hole);
+        let content = self.look_at_sample(lane, &data).await?.within(hole);
         if content.is_unreadable(hole) {
             return Ok(Draw::Passed);
         }

@@ -5,6 +5,7 @@ use backstop_core::{
     Error, ErrorKind, HashedChunk, Piece, RegionAddress, RegionUpdate, Result, VerifiedChunk,
 };
 use futures::future::try_join_all;
+use metrics::counter;
 
 use crate::cut::CutRegion;
 use crate::synchronize::Run;
@@ -112,6 +113,8 @@ impl Run<'_> {
             .chunks
             .iter()
             .map(|chunk| chunk.payload().len() as u64);
-        self.ledger.count_sent(payloads.sum());
+        let bytes = payloads.sum();
+        self.ledger.count_sent(bytes);
+        counter!("backstop_agent_sent_bytes").increment(bytes);
     }
 }

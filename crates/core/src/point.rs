@@ -40,6 +40,8 @@ pub struct TransferCounts {
     pub bytes_changed: ByteCount,
     /// Bytes read from the source, the sample included.
     pub bytes_read: ByteCount,
+    /// Those of them that were read for the sample alone.
+    pub bytes_sampled: ByteCount,
     /// Compressed bytes of the chunks that were sent.
     pub bytes_sent: ByteCount,
     /// Bytes recorded as unreadable on the source.

@@ -3,6 +3,7 @@
 use backstop_core::{
     Event, InconsistencyReason, PointId, ReplicaEvent, ReplicaRecord, Result, SourceName,
 };
+use metrics::counter;
 
 use crate::server::Shared;
 
@@ -20,6 +21,7 @@ impl Shared {
             tracing::warn!(source = %record.source, %state, "a replica came into doubt");
             self.store.set_state(&record.source, state.clone()).await?;
             record.state = state;
+            counter!("backstop_server_doubts").increment(1);
         }
         Ok(())
     }

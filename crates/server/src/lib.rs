@@ -26,6 +26,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Metrics
+//!
+//! Counters of the `metrics` facade, for whatever recorder the process has:
+//! `backstop_server_synchronizations` (begun), `backstop_server_restored_bytes`,
+//! `backstop_server_missing_bytes` (that restores could not bring back),
+//! `backstop_server_doubts` (replicas that came into doubt).
+//!
 //! # What it answers for
 //!
 //! - *How changes are found.* An express full only where the agent's changes

@@ -9,6 +9,7 @@ use backstop_core::{
 };
 use bytes::Bytes;
 use futures::{TryStreamExt, stream};
+use metrics::counter;
 use tracing::instrument;
 
 use crate::extents::{Part, Parts};
@@ -28,10 +29,12 @@ pub struct RestoreOptions {
 }
 
 impl Default for RestoreOptions {
-    /// 4 regions.
+    /// One region more than there are processors, so that each has work while
+    /// others are read and written.
     fn default() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, Into::into);
         Self {
-            regions_in_flight: 4,
+            regions_in_flight: processors + 1,
         }
     }
 }
@@ -241,6 +244,7 @@ impl<'a> Restore<'a> {
             self.target.zero(hole).await?;
         }
         let bytes = data.total();
+        counter!("backstop_server_restored_bytes").increment(bytes.0);
         for (at, data) in self.runs(recovered.data) {
             self.target.write(at, data).await?;
         }
@@ -296,6 +300,7 @@ impl<'a> Restore<'a> {
     /// Records what can't be brought back.
     fn miss(&self, extent: Extent, error: &Error) -> Result<()> {
         tracing::warn!(stream = %self.stream, %extent, %error, "bytes can't be brought back");
+        counter!("backstop_server_missing_bytes").increment(extent.length().0);
         let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
         totals.missing.add(extent, error);
         drop(totals);

@@ -7,6 +7,7 @@ use backstop_core::{
     BeginRequest, Commit, ErrorKind, Event, InconsistencyReason, Plan, ProtectionService,
     RecoveryPoint, ReplicaStatus, Result, SourceName, StoreBegin, Synchronization,
 };
+use metrics::counter;
 use tracing::instrument;
 
 use crate::server::Shared;
@@ -101,6 +102,7 @@ impl Shared {
             activity: Arc::clone(&activity),
         };
         self.sources.set(&mut slot, &request.source, current);
+        counter!("backstop_server_synchronizations").increment(1);
         // Only now: whatever the monitor does, this is the source's
         // synchronization.
         if let Plan::Check { reason } = &plan {

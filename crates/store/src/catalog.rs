@@ -228,8 +228,8 @@ impl Catalog {
             tracing::warn!(vault = %place.name, %error, "read without telling the owner");
             opened = open(DbReaderMode::FollowLatest).await;
         }
-        let reader = opened
-            .map_err(|error| failure::of_catalog("opening the vault for reading", error))?;
+        let reader =
+            opened.map_err(|error| failure::of_catalog("opening the vault for reading", error))?;
         clock.raise(written_tick(reader.get_key_value(TIME).await)?);
         Ok(Self {
             db: Handle::Reader(Box::new(reader)),

@@ -14,6 +14,7 @@ use backstop_core::{
     RecoveryPoint, ReplicaState, Result, StreamSummary, VerifiedChunk,
 };
 use bytes::Bytes;
+use metrics::counter;
 
 use crate::catalog::{self, Batch, COUNTERS};
 use crate::manifest::{Entry, Manifest};
@@ -94,6 +95,7 @@ pub(crate) async fn commit(
     }
     vault.next_sequence.store(sequence, Ordering::Release);
     vault.commit_batch(batch).await?;
+    counter!("backstop_store_points").increment(fresh.len() as u64);
     for (session, _, _) in fresh {
         session.end().await;
         vault.forget(session.begin.id);

@@ -17,6 +17,15 @@
 //! vault.close().await?;
 //! # Ok::<(), backstop_core::Error>(()) }).unwrap();
 //! ```
+//!
+//! # Metrics
+//!
+//! Counters of the `metrics` facade, for whatever recorder the process has:
+//! `backstop_store_packs` and `backstop_store_pack_bytes` (made durable),
+//! `backstop_store_frames` (chunks, map nodes and records in them),
+//! `backstop_store_reads` and `backstop_store_read_bytes` (of packs),
+//! `backstop_store_bad_frames` (found damaged or gone),
+//! `backstop_store_points` (committed).
 
 mod builder;
 mod catalog;

@@ -19,9 +19,7 @@ pub(crate) async fn to_its_end<T: Send + 'static>(
     change: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     let done = tokio::spawn(change).await;
-    done.map_err(|error| {
-        Error::internal("a change of the catalog panicked").with_source(error)
-    })?
+    done.map_err(|error| Error::internal("a change of the catalog panicked").with_source(error))?
 }
 
 async fn expire(vault: &Vault, points: &[PointId]) -> Result<()> {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use backstop_core::{ChunkDigest, Error, ErrorKind, Result};
 use bytes::Bytes;
 use futures::future::try_join_all;
+use metrics::counter;
 
 use super::frame::{Content, MAX_CONTENT_LENGTH, OVERHEAD};
 use super::name::{PackKind, PackName};
@@ -237,6 +238,7 @@ impl Index {
     /// another copy of it is stored.
     pub(crate) fn mark_bad(&self, content: Content, digest: &ChunkDigest) {
         tracing::warn!(?content, %digest, "a frame is damaged or gone");
+        counter!("backstop_store_bad_frames").increment(1);
         self.lock().bad.insert((content, *digest));
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use backstop_core::{ChunkDigest, Codecs, Error, ErrorKind, PooledBuffer, Result};
 use bytes::Bytes;
+use metrics::counter;
 use moka::sync::Cache;
 
 use super::frame::{self, Content};
@@ -208,7 +209,10 @@ impl PackReader {
     async fn read(&self, pack: &Pack, range: Range<u64>) -> Result<Vec<u8>> {
         match self.store.read(&pack.path, range).await {
             Err(error) => Err(self.must_be_there(error).await),
-            read => read,
+            Ok(read) => {
+                count_read(read.len());
+                Ok(read)
+            }
         }
     }
 
@@ -222,7 +226,10 @@ impl PackReader {
     ) -> Result<PooledBuffer> {
         match self.store.read_into(&pack.path, offset, buffer).await {
             Err(error) => Err(self.must_be_there(error).await),
-            read => read,
+            Ok(read) => {
+                count_read(read.len());
+                Ok(read)
+            }
         }
     }
 
@@ -269,6 +276,11 @@ impl PackReader {
         }
         Ok(out)
     }
+}
+
+fn count_read(bytes: usize) {
+    counter!("backstop_store_reads").increment(1);
+    counter!("backstop_store_read_bytes").increment(bytes as u64);
 }
 
 /// The windows that a frame lies in.

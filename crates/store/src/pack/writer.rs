@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError, Weak};
 
 use backstop_core::{CpuPool, Error, ErrorKind, Result};
+use metrics::counter;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
@@ -355,8 +356,10 @@ impl Shared {
                 Err(error)
             }
         };
+        let mut bytes_stored = 0;
         let indexed = match stored {
             Ok((bytes, table_bytes)) => {
+                bytes_stored = bytes;
                 let record = PackRecord {
                     name: open.pack.name,
                     kind: open.pack.kind,
@@ -383,6 +386,9 @@ impl Shared {
         };
         match indexed {
             Ok(()) => {
+                counter!("backstop_store_packs").increment(1);
+                counter!("backstop_store_pack_bytes").increment(bytes_stored);
+                counter!("backstop_store_frames").increment(open.frames.entries.len() as u64);
                 open.frames.settle(self, Some(Arc::new(open.pack)));
                 Ok(())
             }

@@ -137,6 +137,7 @@ pub(super) async fn what_the_agent_said_is_kept(rig: &mut Rig) {
             bytes_read: ByteCount(u64::MAX),
             bytes_sent: ByteCount(3),
             bytes_unreadable: ByteCount(4),
+            bytes_sampled: ByteCount(5),
         },
         sample: Sample {
             compared: 5,
