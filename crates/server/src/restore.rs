@@ -30,11 +30,11 @@ pub struct RestoreOptions {
 
 impl Default for RestoreOptions {
     /// One region more than there are processors, so that each has work while
-    /// others are read and written.
+    /// others are read and written; at most five, for the memory.
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, Into::into);
         Self {
-            regions_in_flight: processors + 1,
+            regions_in_flight: (processors + 1).min(5),
         }
     }
 }

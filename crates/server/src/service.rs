@@ -103,14 +103,16 @@ impl Shared {
         };
         self.sources.set(&mut slot, &request.source, current);
         counter!("backstop_server_synchronizations").increment(1);
-        // Only now: whatever the monitor does, this is the source's
-        // synchronization.
         if let Plan::Check { reason } = &plan {
             tracing::info!(source = %request.source, %reason, "a consistency check is needed");
-            self.monitor.tell_event(&Event::CheckNeeded {
+            let told = self.monitor.tell_event(&Event::CheckNeeded {
                 source: request.source.clone(),
                 reason: reason.clone(),
-            })?;
+            });
+            // A replica in doubt must be checked, whatever becomes of the news.
+            if let Err(error) = told {
+                tracing::warn!(source = %request.source, %error, "a check was not told");
+            }
         }
         Ok(Arc::new(Session {
             shared: Arc::clone(self),

@@ -237,7 +237,7 @@ impl Unlocked {
                 Ok(self.assemble(catalog, packs, Some(owned), None))
             }
             Err(error) => {
-                if let Err(error) = ownership.release(place).await {
+                if let Err(error) = ownership.give_back(place).await {
                     tracing::debug!(%error, "the ownership could not be given back");
                 }
                 Err(error)

@@ -144,6 +144,9 @@ fn written_tick(time: Result<Option<KeyValue>, slatedb::Error>) -> Result<i64> {
 /// How long a write waits for SlateDB to take it.
 const WRITE_PATIENCE: Duration = Duration::from_mins(2);
 
+/// How long a reader waits to say goodbye.
+const READER_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How often SlateDB repeats a failed request before it gives up: a full disk
 /// must be told, not waited for.
 const RETRIES: u32 = 3;
@@ -320,11 +323,17 @@ impl Catalog {
         let Handle::Owner(db) = &self.db else {
             return Err(read_only());
         };
-        db.flush_with_options(FlushOptions {
+        let flushing = db.flush_with_options(FlushOptions {
             flush_type: FlushType::Wal,
-        })
-        .await
-        .map_err(|error| failure::of_catalog("making the catalog durable", error))
+        });
+        let flushed = tokio::time::timeout(WRITE_PATIENCE, flushing).await;
+        let flushed = flushed.map_err(|_| {
+            backstop_core::Error::unavailable(
+                "the store has not made a change of the catalog durable in 2 minutes; open the \
+                 vault again and see what it holds",
+            )
+        })?;
+        flushed.map_err(|error| failure::of_catalog("making the catalog durable", error))
     }
 
     /// Closes it, all writes durable. `fold` writes what stands only in logs
@@ -350,7 +359,11 @@ impl Catalog {
                     )
                 })?
             }
-            Handle::Reader(db) => db.close().await,
+            // What a reader leaves of itself goes by time.
+            Handle::Reader(db) => match tokio::time::timeout(READER_PATIENCE, db.close()).await {
+                Ok(Err(error)) if !failure::refuses_writes(&error) => Err(error),
+                _ => Ok(()),
+            },
         };
         closed.map_err(|error| failure::of_catalog("closing the vault", error))
     }

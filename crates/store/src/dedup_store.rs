@@ -1,6 +1,6 @@
 //! [`DedupStore`]: the vault as a [`RecoveryStore`].
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use backstop_core::{
@@ -36,12 +36,29 @@ use crate::vault::Vault;
 #[derive(Clone, Debug)]
 pub struct DedupStore {
     pub(crate) vault: Arc<Vault>,
+    _handle: Arc<Handle>,
+}
+
+/// Shared by all clones: when the last goes, the sessions go that nobody else
+/// holds, which hold the vault, and so its lock.
+#[derive(Debug)]
+struct Handle(Weak<Vault>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Some(vault) = self.0.upgrade() {
+            vault.forget_all();
+        }
+    }
 }
 
 impl DedupStore {
     pub(crate) fn new(vault: Vault) -> Self {
+        let vault = Arc::new(vault);
+        let handle = Handle(Arc::downgrade(&vault));
         Self {
-            vault: Arc::new(vault),
+            vault,
+            _handle: Arc::new(handle),
         }
     }
 

@@ -5,14 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backstop_core::{Clock, ErrorKind, Result, Timestamp};
+use bytes::Bytes;
+use object_store::{ObjectStoreExt, PutMode, UpdateVersion};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
+use crate::failure;
 use crate::place::Place;
 use crate::record;
 
 /// How long a lease speaks for its owner.
 const LEASE: Duration = Duration::from_secs(30);
+
+/// How far a lease may lie in the future, as clocks of hosts differ.
+const AHEAD: Duration = Duration::from_mins(10);
 
 /// How often it is renewed.
 const RENEWAL: Duration = Duration::from_secs(10);
@@ -31,42 +37,80 @@ impl Lease {
     /// Whether it speaks for a living owner. One that was written far in the
     /// future, by a clock that was wrong, is no better than an old one.
     fn is_live(&self, now: Timestamp) -> bool {
-        now.since(self.renewed).max(self.renewed.since(now)) < LEASE
+        now.since(self.renewed) < LEASE && self.renewed.since(now) < AHEAD
     }
 }
 
+/// A lease as it was read.
+struct Found {
+    lease: Lease,
+    bytes: Bytes,
+    version: UpdateVersion,
+}
+
 /// The lease that is there; a damaged one informs of nothing.
-async fn read(place: &Place) -> Result<Option<Lease>> {
-    match place.get(NAME).await {
-        Ok(bytes) => Ok(record::decode("the lease", &bytes).ok()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+async fn read(place: &Place) -> Result<Option<Found>> {
+    let found = async {
+        let object = place.store.get(&place.path(NAME)).await?;
+        let version = UpdateVersion {
+            e_tag: object.meta.e_tag.clone(),
+            version: object.meta.version.clone(),
+        };
+        Ok((object.bytes().await?, version))
+    };
+    let (bytes, version) = match found.await {
+        Ok(found) => found,
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(failure::of_store(NAME, error)),
+    };
+    match record::decode("the lease", &bytes) {
+        Ok(lease) => Ok(Some(Found {
+            lease,
+            bytes,
+            version,
+        })),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// The process that owns a vault, as far as its lease tells.
-pub(crate) async fn holder(place: &Place, now: Timestamp) -> Result<Option<u32>> {
-    let lease = read(place).await?;
-    Ok(lease
-        .filter(|lease| lease.is_live(now))
-        .map(|lease| lease.process))
+/// Who owns a vault, as far as its lease tells.
+pub(crate) struct Holder {
+    pub(crate) process: u32,
+    bytes: Bytes,
 }
 
-/// A lease of ours, renewed until it is dropped or becomes another's.
+/// The owner of a vault, if its lease tells of one that lives.
+pub(crate) async fn holder(place: &Place, now: Timestamp) -> Result<Option<Holder>> {
+    let found = read(place).await?.filter(|found| found.lease.is_live(now));
+    Ok(found.map(|found| Holder {
+        process: found.lease.process,
+        bytes: found.bytes,
+    }))
+}
+
+/// A lease of ours, renewed until it is dropped.
 #[derive(Debug)]
 pub(crate) struct HeldLease {
-    holder: String,
+    name: String,
+    /// The lease of the owner that was overridden.
+    before: Option<Bytes>,
     renewing: JoinHandle<()>,
 }
 
 impl HeldLease {
-    pub(crate) async fn take(place: &Place, clock: &Arc<dyn Clock>) -> Result<Self> {
-        let holder = u64::from_le_bytes(crate::seal::random()?);
-        let holder = format!("{holder:016x}");
-        put(place, &holder, clock.now()).await?;
-        let renewing = keep(place.clone(), holder.clone(), Arc::clone(clock));
+    pub(crate) async fn take(
+        place: &Place,
+        clock: &Arc<dyn Clock>,
+        before: Option<Holder>,
+    ) -> Result<Self> {
+        let name = u64::from_le_bytes(crate::seal::random()?);
+        let name = format!("{name:016x}");
+        place.put(NAME, ours(&name, clock.now())?).await?;
+        let renewing = keep(place.clone(), name.clone(), Arc::clone(clock));
         Ok(Self {
-            holder,
+            name,
+            before: before.map(|holder| holder.bytes),
             renewing: tokio::spawn(renewing),
         })
     }
@@ -75,9 +119,19 @@ impl HeldLease {
     pub(crate) async fn release(&self, place: &Place) -> Result<()> {
         self.renewing.abort();
         match read(place).await? {
-            Some(lease) if lease.holder == self.holder => place.delete(NAME).await,
+            Some(found) if found.lease.holder == self.name => place.delete(NAME).await,
             _ => Ok(()),
         }
+    }
+
+    /// Gives it back to the owner that was overridden: the vault could not be
+    /// taken over.
+    pub(crate) async fn give_back(&self, place: &Place) -> Result<()> {
+        let Some(before) = &self.before else {
+            return self.release(place).await;
+        };
+        self.renewing.abort();
+        place.put(NAME, before.to_vec()).await
     }
 }
 
@@ -87,35 +141,38 @@ impl Drop for HeldLease {
     }
 }
 
-async fn put(place: &Place, holder: &str, now: Timestamp) -> Result<()> {
-    let lease = Lease {
+fn ours(name: &str, now: Timestamp) -> Result<Vec<u8>> {
+    record::encode(&Lease {
         process: std::process::id(),
-        holder: holder.to_owned(),
+        holder: name.to_owned(),
         renewed: now,
+    })
+}
+
+/// Renews a lease if it is ours, and only if nobody else takes it meanwhile.
+async fn renew(place: &Place, name: &str, clock: &dyn Clock) -> Result<()> {
+    let Some(found) = read(place)
+        .await?
+        .filter(|found| found.lease.holder == name)
+    else {
+        return Ok(());
     };
-    place.put(NAME, record::encode(&lease)?).await
-}
-
-/// Renews a lease; false if it is no longer ours.
-async fn renew(place: &Place, holder: &str, clock: &dyn Clock) -> Result<bool> {
-    let lease = read(place).await?;
-    let ours = lease.is_some_and(|lease| lease.holder == holder);
-    if ours {
-        put(place, holder, clock.now()).await?;
+    let lease = ours(name, clock.now())?;
+    let options = PutMode::Update(found.version).into();
+    let path = place.path(NAME);
+    match place.store.put_opts(&path, lease.into(), options).await {
+        Ok(_) | Err(object_store::Error::Precondition { .. }) => Ok(()),
+        Err(error) => Err(failure::of_store(NAME, error)),
     }
-    Ok(ours)
 }
 
-/// Renews a lease until it is no longer ours.
-async fn keep(place: Place, holder: String, clock: Arc<dyn Clock>) {
+/// Renews a lease again and again. While it is another's it waits: who takes
+/// over and fails gives it back.
+async fn keep(place: Place, name: String, clock: Arc<dyn Clock>) {
     loop {
         tokio::time::sleep(RENEWAL).await;
-        match renew(&place, &holder, &*clock).await {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => {
-                tracing::warn!(vault = %place.name, %error, "the vault's lease could not be renewed");
-            }
+        if let Err(error) = renew(&place, &name, &*clock).await {
+            tracing::warn!(vault = %place.name, %error, "the vault's lease could not be renewed");
         }
     }
 }
@@ -158,7 +215,7 @@ mod tests {
 
         let second = take(Takeover::Force).await.unwrap();
         assert_eq!(second.overridden, Some(clock.now()));
-        // The first sees that it is another's now, and leaves it alone.
+        // The first sees that it is another's, and leaves it alone.
         tokio::time::sleep(LEASE).await;
         first.release(&place).await.unwrap();
         assert_eq!(
@@ -181,10 +238,29 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lease_of_the_far_future_locks_nobody_out() {
         let (place, clock) = fresh();
-        let ahead = Timestamp(clock.now().0 + 86_400_000);
-        put(&place, "someone", ahead).await.unwrap();
+        let lease = |ahead: i64| ours("someone", Timestamp(clock.now().0 + ahead)).unwrap();
+        // The clock of a living owner's host is ahead of ours.
+        place.put(NAME, lease(60_000)).await.unwrap();
+        let refused = Ownership::take(&place, Takeover::Refuse, &clock).await;
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Locked);
+        place.put(NAME, lease(86_400_000)).await.unwrap();
         Ownership::take(&place, Takeover::Refuse, &clock)
             .await
             .unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_takeover_that_fails_gives_the_lease_back() {
+        let (place, clock) = fresh();
+        let take = |takeover| Ownership::take(&place, takeover, &clock);
+        let _first = take(Takeover::Refuse).await.unwrap();
+        let second = take(Takeover::Force).await.unwrap();
+        tokio::time::sleep(LEASE).await;
+        second.give_back(&place).await.unwrap();
+        drop(second);
+        tokio::time::sleep(RENEWAL).await;
+        tokio::time::sleep(LEASE).await;
+        let refused = take(Takeover::Refuse).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Locked, "the first lives");
     }
 }

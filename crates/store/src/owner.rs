@@ -72,14 +72,15 @@ impl Ownership {
                 .map_err(|error| Error::internal("locking a vault panicked").with_source(error))?;
         }
         let holder = lease::holder(place, now).await?;
-        if let Some(holder) = holder
+        if let Some(holder) = &holder
             && takeover == Takeover::Refuse
         {
-            return Err(owned(place, &format!("process {holder}")));
+            return Err(owned(place, &format!("process {}", holder.process)));
         }
+        let overridden = holder.as_ref().map(|_| now);
         Ok(Self {
-            held: Held::Lease(HeldLease::take(place, clock).await?),
-            overridden: holder.map(|_| now),
+            held: Held::Lease(HeldLease::take(place, clock, holder).await?),
+            overridden,
         })
     }
 
@@ -108,6 +109,14 @@ impl Ownership {
                 .write(file)
                 .map_err(|error| failure::of_io(Path::new(&place.name), error)),
             Held::Lease(_) => Ok(()),
+        }
+    }
+
+    /// Gives the vault up that could not be opened.
+    pub(crate) async fn give_back(&self, place: &Place) -> Result<()> {
+        match &self.held {
+            Held::Lock(_) => self.release(place).await,
+            Held::Lease(lease) => lease.give_back(place).await,
         }
     }
 

@@ -202,13 +202,10 @@ impl Vault {
 
     /// Forgets what could be continued, for good.
     pub(crate) async fn delete_unfinished(&self, source: &SourceName) -> Result<()> {
-        let key = self.catalog.unfinished_key(source);
-        if self.catalog.get(&key).await?.is_some() {
-            let mut batch = Batch::default();
-            batch.delete(&key);
-            self.commit_batch(batch).await?;
-        }
-        Ok(())
+        let mut batch = Batch::default();
+        // Even if it is not there: a write whose caller went away may be on its way.
+        batch.delete(&self.catalog.unfinished_key(source));
+        self.commit_batch(batch).await
     }
 
     /// The record that an index of points names.

@@ -393,3 +393,26 @@ async fn a_bad_entry_of_the_catalog_costs_its_own_range() {
         store.close().await.unwrap();
     }
 }
+
+/// Who drops a vault gives it up, whatever was under way.
+#[tokio::test]
+async fn a_vault_that_is_dropped_in_a_synchronization_can_be_opened_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    let store = DedupStore::create(place).await.unwrap();
+    let (update, _) = update(7);
+    let begun = session(&store).await;
+    begun.write(update).await.unwrap();
+    drop(begun);
+    let other = store.clone();
+    drop(store);
+    let refused = DedupStore::open(place).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Locked, "a clone has it still");
+    let vault = Arc::downgrade(&other.vault);
+    drop(other);
+    // What runs in the background lets go of it when it is next asked.
+    while vault.strong_count() > 0 {
+        others_go_on().await;
+    }
+    DedupStore::open(place).await.unwrap();
+}
