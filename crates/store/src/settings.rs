@@ -35,7 +35,7 @@ impl Default for MemoryBudget {
 
 impl MemoryBudget {
     /// For vaults of about ten million chunks: a whole process that protects
-    /// or restores one image is meant to stay within 256 MiB.
+    /// or restores one image stays within 256 MiB.
     ///
     /// Most of it goes to the filters of the index. Other caches gain little
     /// from more: where chunks stand is asked once for a pack.
