@@ -26,7 +26,7 @@ impl Default for MemoryBudget {
     fn default() -> Self {
         Self {
             catalog_cache: 8 << 20,
-            catalog_unflushed: 6 << 20,
+            catalog_unflushed: 2 << 20,
             tables: 6 << 20,
             nodes: 4 << 20,
         }
