@@ -117,21 +117,23 @@ impl HeldLease {
 
     /// Takes the lease back, unless it has become another owner's.
     pub(crate) async fn release(&self, place: &Place) -> Result<()> {
-        self.renewing.abort();
-        match read(place).await? {
-            Some(found) if found.lease.holder == self.name => place.delete(NAME).await,
-            _ => Ok(()),
-        }
+        self.end(place, None).await
     }
 
     /// Gives it back to the owner that was overridden: the vault could not be
     /// taken over.
     pub(crate) async fn give_back(&self, place: &Place) -> Result<()> {
-        let Some(before) = &self.before else {
-            return self.release(place).await;
-        };
+        self.end(place, self.before.as_ref()).await
+    }
+
+    async fn end(&self, place: &Place, before: Option<&Bytes>) -> Result<()> {
         self.renewing.abort();
-        place.put(NAME, before.to_vec()).await
+        match (read(place).await?, before) {
+            (Some(found), _) if found.lease.holder != self.name => Ok(()),
+            (_, Some(before)) => place.put(NAME, before.to_vec()).await,
+            (Some(_), None) => place.delete(NAME).await,
+            (None, None) => Ok(()),
+        }
     }
 }
 

@@ -7,6 +7,8 @@ use backstop_core::{
     ByteCount, Error, Maintenance, Marks, PointId, ReplicaStatistics, Result, VaultStatistics,
 };
 
+use tracing::Instrument;
+
 use crate::catalog::{self, Batch, PACKS, POINTS, REPLICAS};
 use crate::dedup_store::DedupStore;
 use crate::pack::name::PackKind;
@@ -18,7 +20,7 @@ use crate::vault::Vault;
 pub(crate) async fn to_its_end<T: Send + 'static>(
     change: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    let done = tokio::spawn(change).await;
+    let done = tokio::spawn(change.in_current_span()).await;
     done.map_err(|error| Error::internal("a change of the catalog panicked").with_source(error))?
 }
 

@@ -47,7 +47,7 @@ enum Held {
     Lease(HeldLease),
 }
 
-pub(crate) fn owned(place: &Place, by: &str) -> Error {
+fn owned(place: &Place, by: &str) -> Error {
     Error::new(
         ErrorKind::Locked,
         format!(

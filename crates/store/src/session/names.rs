@@ -28,8 +28,7 @@ impl Session {
     /// The plain lengths of chunks that are stored or wait to be.
     pub(super) async fn lengths(&self, digests: &[ChunkDigest]) -> Result<Vec<Option<u32>>> {
         // First what waits: from there it goes to where the index finds it.
-        let queued = digests.iter().map(|digest| self.queued.length(digest));
-        let mut lengths: Vec<Option<u32>> = queued.collect();
+        let mut lengths = self.queued.lengths(digests);
         let located = self.vault.index.locate(Content::Chunk, digests).await?;
         for (length, location) in lengths.iter_mut().zip(located) {
             *length = location.map(|at| at.plain_length).or(*length);
@@ -88,15 +87,13 @@ impl Session {
             return Ok(known);
         }
         let index = &self.vault.index;
-        let pairs = digests.iter().zip(&known);
-        let stored: Vec<ChunkDigest> = pairs
-            .filter(|(_, known)| known.is_some())
+        // First what waits, as above.
+        let queued = self.queued.lengths(digests);
+        let all = digests.iter().zip(known.iter().zip(queued));
+        let stored: Vec<ChunkDigest> = all
+            .filter(|(_, (known, queued))| known.is_some() && queued.is_none())
             .map(|(digest, _)| *digest)
-            // First what waits, as above.
-            .filter(|digest| {
-                self.queued.length(digest).is_none()
-                    && !index.any_pending(Content::Chunk, &[*digest])
-            })
+            .filter(|digest| !index.any_pending(Content::Chunk, &[*digest]))
             .collect();
         if stored.is_empty() {
             return Ok(known);

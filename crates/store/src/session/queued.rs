@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use backstop_core::ChunkDigest;
+use backstop_core::{ChunkDigest, RegionMap};
 
+use super::names::chunks_of;
 use crate::pack::frame::PlainFrame;
 
 type Lengths = HashMap<ChunkDigest, u32>;
@@ -27,17 +28,26 @@ fn lock(queued: &Mutex<Lengths>) -> MutexGuard<'_, Lengths> {
 }
 
 impl Queued {
-    /// Adds a chunk; tells whether it was not there.
-    pub(super) fn insert(&self, digest: ChunkDigest, length: u32) -> bool {
-        lock(&self.0).insert(digest, length).is_none()
+    /// All of them, held until this is dropped.
+    pub(super) fn hold(&self) -> MutexGuard<'_, Lengths> {
+        lock(&self.0)
     }
 
-    pub(super) fn length(&self, digest: &ChunkDigest) -> Option<u32> {
-        lock(&self.0).get(digest).copied()
+    pub(super) fn lengths(&self, digests: &[ChunkDigest]) -> Vec<Option<u32>> {
+        let queued = self.hold();
+        digests
+            .iter()
+            .map(|digest| queued.get(digest).copied())
+            .collect()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        lock(&self.0).is_empty()
+    /// Whether any of a region's chunks is among them.
+    pub(super) fn holds_any(&self, map: &RegionMap) -> bool {
+        let queued = self.hold();
+        !queued.is_empty()
+            && chunks_of(map)
+                .iter()
+                .any(|digest| queued.contains_key(digest))
     }
 
     pub(super) fn clear(&self) {

@@ -84,11 +84,14 @@ impl ReplicaWriter for Session {
             let mut state = self.state.lock().await;
             self.check(&state)?;
             let first = state.run.len();
-            for chunk in &lacking {
-                if self.queued.insert(chunk.digest(), chunk.length()) {
-                    let frame = chunk_frame(chunk);
-                    state.run_bytes += frame.header.frame_length();
-                    state.run.push(frame);
+            {
+                let mut queued = self.queued.hold();
+                for chunk in &lacking {
+                    if queued.insert(chunk.digest(), chunk.length()).is_none() {
+                        let frame = chunk_frame(chunk);
+                        state.run_bytes += frame.header.frame_length();
+                        state.run.push(frame);
+                    }
                 }
             }
             let stream = &mut state.streams[update.at.stream];
@@ -191,8 +194,7 @@ impl Session {
     /// Sees to it that the chunks of a region can be read back, even those
     /// that still wait in this session's run.
     async fn flush_for(&self, map: &RegionMap) -> Result<()> {
-        let waits = |digest| self.queued.length(digest).is_some();
-        if !self.queued.is_empty() && chunks_of(map).iter().any(waits) {
+        if self.queued.holds_any(map) {
             self.settle().await?;
         }
         Ok(())

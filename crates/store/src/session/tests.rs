@@ -248,7 +248,7 @@ async fn holds_memory(session: &Session) -> bool {
     let (update, _) = update(7);
     state.run.capacity() > 0
         || state.streams.iter().any(|stream| !stream.leaves.is_empty())
-        || !session.queued.is_empty()
+        || !session.queued.hold().is_empty()
         || session.nodes.waiting() > 0
         || own.contains(&update.chunks[0].digest())
 }
@@ -316,9 +316,9 @@ async fn a_run_is_on_its_way_only_until_it_arrives_whoever_waits_for_it() {
             others_go_on().await;
         }
     }
-    assert!(!session.queued.is_empty());
+    assert!(!session.queued.hold().is_empty());
     drop(session.appends.write().await);
-    assert!(session.queued.is_empty());
+    assert!(session.queued.hold().is_empty());
     let point = commit(&store, &session).await;
     holds(&store, point, &bytes).await;
 }
