@@ -25,7 +25,6 @@ use crate::vault::{self, Sessions, Vault};
 
 pub(crate) const HEADER: &str = "vault.json";
 const PACKS: &str = "packs";
-const MANIFESTS: &str = "db/manifest";
 pub(crate) const CATALOG: &str = "db";
 
 /// Makes or opens a vault.
@@ -123,7 +122,7 @@ impl DedupStoreBuilder {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        for folder in [PACKS, MANIFESTS] {
+        for folder in [PACKS, &format!("{CATALOG}/manifest")] {
             if !place.list(folder).await?.is_empty() {
                 return Err(Error::already_exists(format!(
                     "at {} there is no vault.json, but there are objects of a vault in {folder}; bring it back, or make the new vault elsewhere",
@@ -218,12 +217,12 @@ impl Unlocked {
     async fn own(self) -> Result<DedupStore> {
         let (place, options) = (&self.place, &self.options);
         // Before the catalog is opened, which writes over a gap in its logs.
-        let (ownership, missing) = futures::join!(
+        let (ownership, found) = futures::join!(
             Ownership::take(place, options.takeover, &options.clock),
-            logs::missing(place, &options.clock)
+            logs::look(place, &options.clock)
         );
         let ownership = ownership?;
-        let opened = match missing {
+        let opened = match found.map(|found| found.missing) {
             Ok(None) => self.own_catalog(&ownership).await,
             Ok(Some(log)) => Err(logs::refuse(&log)),
             Err(error) => Err(error),
@@ -304,20 +303,20 @@ impl Unlocked {
 
     /// Opens the vault beside its owner.
     async fn read(self) -> Result<DedupStore> {
-        let missing = logs::missing(&self.place, &self.options.clock).await?;
-        if let Some(log) = &missing {
+        let found = logs::look(&self.place, &self.options.clock).await?;
+        if let Some(log) = &found.missing {
             tracing::warn!(vault = %self.place.name, log, "a log of the catalog is missing");
         }
         let catalog = Catalog::read(
             &self.place,
-            self.place.path(CATALOG),
+            found.manifest.as_ref(),
             Arc::clone(&self.seal),
             &self.options.settings.memory,
             &self.options.clock,
         );
         let catalog = Box::pin(catalog).await?;
         let packs = self.place.packs()?;
-        Ok(self.assemble(catalog, packs, None, missing))
+        Ok(self.assemble(catalog, packs, None, found.missing))
     }
 
     /// Puts the parts of an open vault together.

@@ -32,7 +32,7 @@ use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
 use slatedb::db_cache::{DbCache, SplitCache};
 use slatedb::{Db, DbReader, DbReaderMode, KeyValue, VersionedManifest, WriteBatch};
 
-use crate::catalog_admin;
+use crate::builder::CATALOG;
 use crate::catalog_clock::CatalogClock;
 use crate::failure;
 use crate::pack::frame::Content;
@@ -198,20 +198,19 @@ impl Catalog {
     /// Opens the catalog beside its owner, without touching what it owns.
     pub(crate) async fn read(
         place: &Place,
-        path: Path,
+        manifest: Option<&VersionedManifest>,
         seal: Arc<Seal>,
         budget: &MemoryBudget,
-        injected: &Arc<dyn Clock>,
+        clock: &Arc<dyn Clock>,
     ) -> Result<Self> {
-        let clock = CatalogClock::new(Arc::clone(injected));
+        let clock = CatalogClock::new(Arc::clone(clock));
         // A reader says until when its tables must stay: by a clock that was
         // set back, for the owner that would be over at once.
-        let admin = catalog_admin::admin(place, injected).build();
-        if let Some(manifest) = catalog_admin::manifest(place, &admin).await? {
-            clock.raise(tables_tick(&manifest));
+        if let Some(manifest) = manifest {
+            clock.raise(tables_tick(manifest));
         }
         let open = |mode| {
-            DbReader::builder(path.clone(), Arc::clone(&place.store))
+            DbReader::builder(place.path(CATALOG), Arc::clone(&place.store))
                 .with_reader_mode(mode)
                 .with_system_clock(Arc::clone(&clock) as _)
                 .with_options(DbReaderOptions {
@@ -458,7 +457,7 @@ mod tests {
     use object_store::memory::InMemory;
 
     use super::*;
-    use crate::DedupStore;
+    use crate::{DedupStore, catalog_admin};
 
     /// By the clock of its owner, what a reader reads has to stay for a while.
     #[tokio::test]

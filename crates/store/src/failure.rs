@@ -6,51 +6,47 @@ use backstop_core::{Error, ErrorKind};
 use object_store::Error as StoreError;
 use slatedb::{CloseReason, ErrorKind as DbErrorKind};
 
-/// Whether any cause says that the disk or quota is full.
-fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            let kind = io.kind();
-            if matches!(
-                kind,
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
-            ) {
-                return true;
-            }
-        }
-        cause = error.source();
-    }
-    false
+type AnyError = dyn std::error::Error + 'static;
+
+/// An error, what caused it, and so on.
+fn causes(error: &AnyError) -> impl Iterator<Item = &AnyError> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
+/// Whether a cause is an I/O error of one of these kinds.
+fn is_io(cause: &AnyError, kinds: [std::io::ErrorKind; 2]) -> bool {
+    cause
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|io| kinds.contains(&io.kind()))
+}
+
+/// Whether a cause says that the disk or quota is full.
+fn says_full(cause: &AnyError) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    is_io(cause, [StorageFull, QuotaExceeded])
+}
+
+/// Whether a cause says that there is no right to write.
+fn says_refused(cause: &AnyError) -> bool {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    let store = cause
+        .downcast_ref::<Arc<StoreError>>()
+        .map(AsRef::as_ref)
+        .or_else(|| cause.downcast_ref::<StoreError>());
+    matches!(
+        store,
+        Some(StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. })
+    ) || is_io(cause, [PermissionDenied, ReadOnlyFilesystem])
+}
+
+fn is_full(error: &AnyError) -> bool {
+    causes(error).any(says_full)
 }
 
 /// Whether an error tells that nothing can be written: there is no space, or
 /// no right to.
 pub(crate) fn refuses_writes(error: &slatedb::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        let is_refused = |error: &StoreError| {
-            matches!(
-                error,
-                StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. }
-            )
-        };
-        let refused = error.downcast_ref::<StoreError>().is_some_and(is_refused)
-            || error
-                .downcast_ref::<Arc<StoreError>>()
-                .is_some_and(|error| is_refused(error))
-            || error.downcast_ref::<std::io::Error>().is_some_and(|error| {
-                matches!(
-                    error.kind(),
-                    std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem
-                )
-            });
-        if refused {
-            return true;
-        }
-        cause = error.source();
-    }
-    is_full(error)
+    causes(error).any(|cause| says_full(cause) || says_refused(cause))
 }
 
 /// Whether an error tells that what was asked for is damaged or gone. That the

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use backstop_core::{Clock, Error, Result};
+use slatedb::VersionedManifest;
 
 use crate::builder::CATALOG;
 use crate::catalog_admin;
@@ -24,19 +25,28 @@ async fn listed(place: &Place, folder: &str) -> Result<BTreeSet<u64>> {
     Ok(names.iter().filter_map(number).collect())
 }
 
-/// The object of the first log that is missing, if one is. Costs two requests.
-pub(crate) async fn missing(place: &Place, clock: &Arc<dyn Clock>) -> Result<Option<String>> {
+/// What the catalog's manifest and logs tell before the catalog is opened.
+pub(crate) struct Found {
+    /// The latest manifest, if the catalog has one.
+    pub(crate) manifest: Option<VersionedManifest>,
+    /// The object of the first log that is missing, if one is.
+    pub(crate) missing: Option<String>,
+}
+
+/// Reads the catalog's manifest and lists its logs.
+pub(crate) async fn look(place: &Place, clock: &Arc<dyn Clock>) -> Result<Found> {
     let folder = format!("{CATALOG}/wal");
     // The list comes first: what is deleted later is no gap in it, and what is
     // deleted before is not needed by the manifest.
     let mut there = listed(place, &folder).await?;
-    let Some(newest) = there.last().copied() else {
-        return Ok(None);
-    };
     let admin = catalog_admin::admin(place, clock).build();
     let manifest = catalog_admin::manifest(place, &admin).await?;
-    let Some(manifest) = manifest else {
-        return Ok(None);
+    let mut found = Found {
+        manifest,
+        missing: None,
+    };
+    let (Some(manifest), Some(newest)) = (&found.manifest, there.last().copied()) else {
+        return Ok(found);
     };
     let needed = manifest.replay_after_wal_id() + 1..newest;
     let gap = |there: &BTreeSet<u64>| needed.clone().find(|number| !there.contains(number));
@@ -45,7 +55,8 @@ pub(crate) async fn missing(place: &Place, clock: &Arc<dyn Clock>) -> Result<Opt
         // next.
         there.extend(listed(place, &folder).await?);
     }
-    Ok(gap(&there).map(|number| format!("{folder}/{number:020}.sst")))
+    found.missing = gap(&there).map(|number| format!("{folder}/{number:020}.sst"));
+    Ok(found)
 }
 
 /// The error of a vault that may not be written without this log.
