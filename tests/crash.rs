@@ -1,5 +1,5 @@
-//! `kill -9` of the real process at random instants of protecting and
-//! expiring: every point that was reported restores bit for bit, nothing
+//! `kill -9` of the real process at random instants of protecting, expiring and
+//! collecting: every point that was reported restores bit for bit, nothing
 //! half-made is visible, and the next run needs no help.
 //!
 //! `BACKSTOP_SEED` replays a run's choices (not the scheduler's),
@@ -204,6 +204,12 @@ async fn survive(rounds: u32) {
                 "round {round}: half an expiry: {before:?} to {now:?}"
             );
             lab.points.retain(|id, _| now.contains(id));
+            continue;
+        }
+        if lab.random.u8(..5) == 0 {
+            let before = lab.verify().await;
+            lab.run(&["collect", "--rewrite-below", "90"], after);
+            assert_eq!(lab.verify().await, before, "round {round}: a collection");
             continue;
         }
         lab.change();

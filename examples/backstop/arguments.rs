@@ -23,7 +23,7 @@ Exit codes:
     5  the passphrase or key does not open the vault
     6  the vault is owned by another process (see --takeover)
     7  another process has taken the vault over meanwhile
-    8  stored data is damaged
+    8  stored data is damaged; after `verify`, some is, and the rest was read
     9  restored, but for ranges that are damaged in the vault or were unreadable; they are told
    10  no space is left
    11  the store does not answer properly; repeat later
@@ -161,6 +161,12 @@ pub enum Command {
     },
     /// Remove the recovery points that a policy no longer keeps
     Expire(ExpireArguments),
+    /// Give back the space of what has expired
+    Collect(CollectArguments),
+    /// Make the newest recovery points cheaper to read, from the next synchronization on
+    Fold(FoldArguments),
+    /// Read what is stored, and tell what is damaged
+    Verify(VerifyArguments),
     /// Keep a recovery point whatever the policy says
     Pin {
         /// The recovery point
@@ -203,6 +209,7 @@ impl Command {
                 | Self::Points { .. }
                 | Self::Restore(_)
                 | Self::Diff { .. }
+                | Self::Verify(VerifyArguments { beside: true, .. })
                 | Self::Key(KeyCommand::List)
                 | Self::Stats
         )
@@ -298,6 +305,60 @@ pub struct ExpireArguments {
     /// Which points stay.
     #[command(flatten)]
     pub keep: KeepArguments,
+}
+
+/// How much to give back at what cost.
+#[derive(Debug, Args)]
+pub struct CollectArguments {
+    /// Change nothing; tell what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Rewrite packs of which less than this share is needed
+    #[arg(long, value_name = "PERCENT", default_value_t = 60, value_parser = clap::value_parser!(u8).range(..=100))]
+    pub rewrite_below: u8,
+    /// Write no more than this anew
+    #[arg(long, value_name = "MIB")]
+    pub most_written: Option<u32>,
+    /// Begin nothing more after this time (30s, 15m, 12h)
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub most_time: Option<Duration>,
+    /// Begin nothing more after so many requests to the store
+    #[arg(long, value_name = "N")]
+    pub most_requests: Option<u64>,
+}
+
+/// What to verify.
+#[derive(Debug, Args)]
+pub struct VerifyArguments {
+    /// Only one part of so many; the next run goes on where this one ended
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub parts: u32,
+    /// Begin nothing more after this time (30s, 15m, 12h)
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub most_time: Option<Duration>,
+    /// Read beside the vault's owner, from the start: nothing is kept of what is found
+    #[arg(long)]
+    pub beside: bool,
+}
+
+/// What to fold.
+#[derive(Debug, Args)]
+pub struct FoldArguments {
+    /// The source
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub name: Option<String>,
+    /// All sources
+    #[arg(long)]
+    pub all: bool,
+    /// Change nothing; tell what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Fold what costs so many percent of what it would if it were new
+    #[arg(long, value_name = "PERCENT", default_value_t = 200, value_parser = clap::value_parser!(u32).range(101..))]
+    pub worth: u32,
+    /// Write no more than about this for each source
+    #[arg(long, value_name = "MIB")]
+    pub most_written: Option<u32>,
 }
 
 /// Which points stay. If no number is given: 3 last, 24 hourly, 14 daily, 8 weekly, 12 monthly, 3 yearly.

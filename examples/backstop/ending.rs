@@ -13,6 +13,10 @@ pub enum Verdict {
     RangesMissing,
     /// Protected, but for blocks that can't be read on the source.
     BlocksUnreadable,
+    /// Verified, and some of it is damaged.
+    Damaged,
+    /// Verified, but for what the store could not give.
+    NotAllSeen,
 }
 
 /// Why a run stopped.
@@ -53,7 +57,9 @@ impl Verdict {
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Done => 0,
+            Self::Damaged => 8,
             Self::RangesMissing => 9,
+            Self::NotAllSeen => 11,
             Self::BlocksUnreadable => 15,
         }
     }

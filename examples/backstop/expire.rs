@@ -1,12 +1,13 @@
 //! `expire`: removes the recovery points that a policy no longer keeps.
 
 use backstop::{
-    KeepReason, PointId, ProtectionServer, Result, RetentionPolicy, RetentionReport, SourceName,
+    KeepReason, PointId, ProtectionServer, RetentionPolicy, RetentionReport, SourceName,
     Verdict as PointVerdict,
 };
 use serde::Serialize;
 
 use crate::arguments::{ExpireArguments, KeepArguments};
+use crate::chosen;
 use crate::ending::{Ending, Verdict};
 use crate::output::Output;
 use crate::report::short;
@@ -34,7 +35,7 @@ pub async fn expire(
 ) -> Ending {
     let policy = policy(&arguments.keep);
     let mut reports = Vec::new();
-    for source in sources(arguments, server).await? {
+    for source in chosen::sources(arguments.name.as_deref(), server).await? {
         let report = if arguments.dry_run {
             server.preview_expiry(&source, &policy).await?
         } else {
@@ -44,21 +45,6 @@ pub async fn expire(
     }
     output.print(&reports, table(&reports))?;
     Ok(Verdict::Done)
-}
-
-async fn sources(
-    arguments: &ExpireArguments,
-    server: &ProtectionServer,
-) -> Result<Vec<SourceName>> {
-    match &arguments.name {
-        Some(name) => Ok(vec![SourceName::new(name)?]),
-        None => Ok(server
-            .sources()
-            .await?
-            .into_iter()
-            .map(|replica| replica.source)
-            .collect()),
-    }
 }
 
 /// The default policy, or exactly the numbers that are given.

@@ -4,11 +4,14 @@
 #![allow(unreachable_pub, reason = "a program: nobody else reaches its modules")]
 
 mod arguments;
+mod chosen;
+mod collect;
 mod credential;
 mod defect;
 mod diff;
 mod ending;
 mod expire;
+mod fold;
 mod interrupt;
 mod keys;
 mod listing;
@@ -21,6 +24,7 @@ mod report;
 mod restore;
 mod table;
 mod vault;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -105,6 +109,9 @@ async fn command(
         Command::Restore(arguments) => restore::restore(arguments, server, output).await,
         Command::Diff { from, to } => diff::diff(from, to, server, output).await,
         Command::Expire(arguments) => expire::expire(arguments, server, output).await,
+        Command::Collect(arguments) => collect::collect(arguments, server, output).await,
+        Command::Fold(arguments) => fold::fold(arguments, server, output).await,
+        Command::Verify(arguments) => verify::verify(arguments, server, output).await,
         Command::Pin { point } => marking::mark(point, Mark::Pin, server, output).await,
         Command::Unpin { point } => marking::mark(point, Mark::Unpin, server, output).await,
         Command::Hold { point, reason } => {

@@ -1,5 +1,5 @@
 //! A vault in memory against plain images: any bytes as a sequence of
-//! changes, commits, group commits, expiries, crashes and openings.
+//! changes, commits, group commits, expiries, collections, crashes and openings.
 #![no_main]
 
 #[path = "../../crates/store/tests/survive/history.rs"]
@@ -41,7 +41,7 @@ async fn play(bytes: &[u8]) {
             continue;
         };
         let at = usize::from(first) % play.machines.len();
-        let step = match operation % 11 {
+        let step = match operation % 14 {
             0..4 => {
                 let machine = &mut play.machines[at];
                 let place = (usize::from(first) << 8 | usize::from(second)) * 67;
@@ -58,6 +58,9 @@ async fn play(bytes: &[u8]) {
             7 => Step::Expire(play.old_points().into_iter().take(1).collect()),
             8 => Step::Crash,
             9 => Step::Reopen,
+            10 => Step::Collect,
+            11 => Step::CollectMeanwhile(at),
+            12 => Step::Fold(at),
             _ => Step::Continue(at),
         };
         play.step(step).await;

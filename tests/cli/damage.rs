@@ -177,3 +177,44 @@ fn a_check_heals_lost_maps() {
         .expect(0);
     assert!(lab.read("back.img") == images[1]);
 }
+
+#[test]
+fn verification_names_damage_and_the_next_synchronization_heals_it() {
+    let lab = Lab::with_point();
+    lab.run(["verify"]).expect(0);
+    flip(&lab.packs("data")[0]);
+    let beside = lab.run(["verify", "--beside"]).expect(8);
+    assert!(beside.out.contains("damaged: vm"), "{beside:#?}");
+    let sources = lab.json(["sources"]);
+    assert_eq!(sources[0]["state"], "consistent", "a reader keeps nothing");
+
+    let found = run(&mut lab.command(["--json", "verify"])).expect(8).json();
+    assert_eq!(found["damaged"], 1, "{found}");
+    let range = &found["ranges"][0];
+    assert_eq!(
+        (&range["source"], &range["stream"]),
+        (&"vm".into(), &"disk".into())
+    );
+    assert!(range["extent"]["length"].as_u64().unwrap() > 0, "{found}");
+    assert_eq!(lab.json(["sources"])[0]["state"], "inconsistent");
+
+    lab.run(["protect", "vm", "--image", "vm.img"]).expect(0);
+    assert_eq!(lab.json(["sources"])[0]["state"], "consistent");
+    lab.run(["verify"]).expect(0);
+
+    // A table costs nothing that is needed.
+    let pack = lab.packs("map").remove(0);
+    let mut bytes = fs::read(&pack).unwrap();
+    let end = bytes.len();
+    bytes[end - 40] ^= 1;
+    fs::write(&pack, bytes).unwrap();
+    let table = run(&mut lab.command(["--json", "verify"])).expect(8).json();
+    assert_eq!(
+        (&table["damaged"], &table["damaged_tables"]),
+        (&0.into(), &1.into())
+    );
+    fs::remove_file(&pack).unwrap();
+    let gone = run(&mut lab.command(["--json", "verify"])).expect(8).json();
+    assert!(gone["damaged"].as_u64().unwrap() > 0, "{gone}");
+    assert!(!gone["ranges"].as_array().unwrap().is_empty(), "{gone}");
+}

@@ -1,4 +1,4 @@
-//! Expiry by policy, and what keeps a point against it.
+//! Expiry by policy, what keeps a point against it, and the space it gives back.
 
 use serde_json::Value;
 
@@ -87,4 +87,55 @@ fn the_newest_never_expires() {
     let lab = Lab::with_point();
     lab.json(["expire", "vm", "--keep-last", "0", "--min-age", "0s"]);
     assert_eq!(lab.json(["points", "vm"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn the_space_of_expired_points_comes_back() {
+    let lab = Lab::with_vault();
+    for seed in 1..=3 {
+        lab.image("vm.img", &image(seed));
+        lab.json(["protect", "vm", "--image", "vm.img"]);
+    }
+    let stored = || lab.json(["stats"])["stored_bytes"].as_u64().unwrap();
+    let before = stored();
+    let idle = lab.json(["collect"]);
+    assert_eq!(idle["dropped"]["count"], 0, "{idle}");
+    assert_eq!(idle["roots"], 3, "{idle}");
+    lab.json(["expire", "vm", "--keep-last", "1", "--min-age", "0s"]);
+
+    let told = lab.json(["collect", "--dry-run"]);
+    assert_eq!(told["dry_run"], true, "{told}");
+    assert!(told["dropped"]["count"].as_u64().unwrap() > 0, "{told}");
+    assert_eq!(stored(), before, "a dry run gives nothing back");
+
+    let done = lab.json(["collect"]);
+    assert_eq!(done["dropped"], told["dropped"], "{done}");
+    assert_eq!(done["waiting"]["count"], 0, "{done}");
+    assert!(stored() * 10 < before * 4, "{} of {before}", stored());
+    assert_eq!(lab.json(["collect"])["deleted"]["count"], 0);
+    let table = lab.run(["collect"]).expect(0).out;
+    assert!(table.contains("looked at") && table.contains("deleted"));
+    lab.run(["restore", "vm@latest", "--to", "back.img"])
+        .expect(0);
+    assert!(lab.read("back.img") == image(3));
+
+    let folded = lab.json(["fold", "--all"]);
+    assert_eq!(folded[0]["source"], "vm", "{folded}");
+    assert_eq!(folded[0]["folded"], 0, "nothing is in pieces: {folded}");
+    lab.run(["fold"]).expect(2);
+    lab.run(["fold", "nobody"]).expect(4);
+
+    let whole = lab.json(["verify"]);
+    assert_eq!(whole["packs"], whole["all"], "{whole}");
+    assert_eq!(
+        (&whole["damaged"], &whole["is_partial"]),
+        (&0.into(), &false.into())
+    );
+    let part = lab.json(["verify", "--parts", "2"]);
+    assert!(part["packs"]["count"].as_u64().unwrap() >= 1, "{part}");
+    lab.run(["verify", "--beside"]).expect(0);
+    lab.run(["verify", "--parts", "0"]).expect(2);
+
+    lab.run(["collect", "--rewrite-below", "101"]).expect(2);
+    lab.run(["--takeover", "collect"]).expect(0);
 }

@@ -36,10 +36,12 @@ mod buffer;
 mod check;
 mod chunk;
 mod clock;
+mod collect;
 mod cpu;
 mod digest;
 mod error;
 mod extent;
+mod fold;
 mod identity;
 mod monitor;
 mod point;
@@ -49,6 +51,7 @@ mod retention;
 mod service;
 mod store;
 mod units;
+mod verify;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -62,10 +65,12 @@ pub use chunk::{
     Chunker, Codecs, Compressor, Decompressor, Encoding, HashedChunk, VerifiedChunk, is_zero,
 };
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use collect::{CollectOptions, CollectReport, Objects};
 pub use cpu::CpuPool;
 pub use digest::ChunkDigest;
 pub use error::{Error, ErrorKind, Result};
 pub use extent::{Extent, ExtentSet};
+pub use fold::{FoldOptions, FoldReport};
 pub use identity::{PointId, SnapshotId, SourceName, StreamName, SynchronizationId};
 pub use monitor::{Event, Monitor, NoMonitor, Progress};
 pub use point::{
@@ -87,3 +92,4 @@ pub use store::{
     ReplicaStatistics, ReplicaWriter, StoreBegin, VaultStatistics,
 };
 pub use units::{ByteCount, ByteOffset};
+pub use verify::{DamagedRange, MOST_DAMAGED_RANGES, VerifyOptions, VerifyReport};

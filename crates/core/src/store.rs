@@ -8,9 +8,10 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BlockSource, ByteCount, CheckSlice, ChunkDigest, Error, Extent, Marks, PointFacts, PointId,
-    PointKind, RecoveryPoint, RegionAddress, RegionIndex, RegionUpdate, ReplicaState, Result,
-    SnapshotId, SourceName, StreamName, StreamSpec, SynchronizationId, Timestamp, Unfinished,
+    BlockSource, ByteCount, CheckSlice, ChunkDigest, CollectOptions, CollectReport, Error, Extent,
+    FoldOptions, FoldReport, Marks, Monitor, PointFacts, PointId, PointKind, RecoveryPoint,
+    RegionAddress, RegionIndex, RegionUpdate, ReplicaState, Result, SnapshotId, SourceName,
+    StreamName, StreamSpec, SynchronizationId, Timestamp, Unfinished, VerifyOptions, VerifyReport,
     WriteOutcome,
 };
 
@@ -361,6 +362,51 @@ pub trait Maintenance: Send + Sync {
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound).
     async fn mark(&self, point: PointId, marks: Marks) -> Result<()>;
+
+    /// Gives back the space of what no recovery point, no unfinished
+    /// synchronization and no synchronization under way needs. Runs beside
+    /// synchronizations and reading; whoever began to read before can read on.
+    ///
+    /// Cancelling it leaves the vault whole, and the next run goes on: what was
+    /// condemned stays condemned. The monitor's progress counts bytes of packs.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the maps of a point can't be
+    /// read: what they need is not known, so nothing is given back until they
+    /// are healed or the point expires. [`Conflict`](crate::ErrorKind::Conflict)
+    /// if another collection is under way.
+    async fn collect(
+        &self,
+        options: &CollectOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<CollectReport>;
+
+    /// Reads what is stored and compares it with its names. What is damaged
+    /// counts as not held from then on: the next synchronization that has it
+    /// stores it again, for all points that need it. A store that does not
+    /// answer is no damage.
+    ///
+    /// Works beside the owner too; then nothing is kept of what was found.
+    async fn verify(&self, options: &VerifyOptions, monitor: &dyn Monitor) -> Result<VerifyReport>;
+
+    /// Makes the newest point of a source cheaper to read: regions that many
+    /// small changes have left in pieces are written anew. Points that are there
+    /// stay as they are; the next synchronization from the newest one starts from
+    /// the folded maps, and what it commits has them. A
+    /// [comparison](RecoveryStore::compare) may tell folded regions as different.
+    ///
+    /// A synchronization of the source that begins meanwhile ends it.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the source has no point;
+    /// [`Conflict`](crate::ErrorKind::Conflict) if a synchronization of it is
+    /// under way or unfinished, or begins meanwhile.
+    async fn fold(
+        &self,
+        source: &SourceName,
+        options: &FoldOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<FoldReport>;
 
     /// Counts what the vault holds.
     async fn statistics(&self) -> Result<VaultStatistics>;

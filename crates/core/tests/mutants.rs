@@ -9,11 +9,12 @@ use async_trait::async_trait;
 use backstop_core::conformance::{self, StoreUnderTest};
 use backstop_core::memory::MemoryStore;
 use backstop_core::{
-    BlockSource, ByteCount, ByteOffset, CheckSlice, ChunkDigest, Deduplication, Document,
-    ErrorKind, Extent, Geometry, Maintenance, Marks, NewPoint, PointId, PointKind, RecoveredRange,
-    Recovery, RecoveryPoint, RecoveryStore, RegionAddress, RegionIndex, RegionUpdate,
-    ReplicaRecord, ReplicaState, ReplicaWriter, Result, SourceName, StoreBegin, StreamName,
-    SynchronizationId, VaultStatistics, WriteOutcome,
+    BlockSource, ByteCount, ByteOffset, CheckSlice, ChunkDigest, CollectOptions, CollectReport,
+    Deduplication, Document, ErrorKind, Extent, FoldOptions, FoldReport, Geometry, Maintenance,
+    Marks, Monitor, NewPoint, PointId, PointKind, RecoveredRange, Recovery, RecoveryPoint,
+    RecoveryStore, RegionAddress, RegionIndex, RegionUpdate, ReplicaRecord, ReplicaState,
+    ReplicaWriter, Result, SourceName, StoreBegin, StreamName, SynchronizationId, VaultStatistics,
+    VerifyOptions, VerifyReport, WriteOutcome,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
@@ -168,6 +169,24 @@ impl Maintenance for Mutant {
     }
     async fn mark(&self, point: PointId, marks: Marks) -> Result<()> {
         self.inner.mark(point, marks).await
+    }
+    async fn collect(
+        &self,
+        options: &CollectOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<CollectReport> {
+        self.inner.collect(options, monitor).await
+    }
+    async fn verify(&self, options: &VerifyOptions, monitor: &dyn Monitor) -> Result<VerifyReport> {
+        self.inner.verify(options, monitor).await
+    }
+    async fn fold(
+        &self,
+        source: &SourceName,
+        options: &FoldOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<FoldReport> {
+        self.inner.fold(source, options, monitor).await
     }
     async fn statistics(&self) -> Result<VaultStatistics> {
         self.inner.statistics().await

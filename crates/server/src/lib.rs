@@ -56,6 +56,7 @@
 //!   named; everything else comes back.
 
 mod builder;
+mod care;
 mod checks;
 mod commit;
 mod doubt;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use backstop_core::{Clock, Codecs, CpuPool, Error, ErrorKind, Result, SystemClock};
 
-use crate::catalog::{COUNTERS, Catalog, NEXT_PACK};
+use crate::catalog::{CONDEMNED, COUNTERS, Catalog, NEXT_PACK, pack_number};
 use crate::dedup_store::DedupStore;
+use crate::failure;
 use crate::header::{Credential, VaultHeader};
 use crate::keys;
 use crate::logs;
@@ -17,6 +18,7 @@ use crate::pack::reader::PackReader;
 use crate::pack::sink::PackStore;
 use crate::pack::writer::{PackWriter, PackWriterParts};
 use crate::place::Place;
+use crate::readers::{Reading, Registration};
 use crate::record::{self, Counters, NextPack};
 use crate::seal::{Seal, VaultKey};
 use crate::session::StreamCount;
@@ -206,10 +208,18 @@ struct Owned {
     counters: OwnCounters,
 }
 
+/// What a reader has, and an owner has not.
+#[derive(Default)]
+struct Beside {
+    registration: Option<Registration>,
+    missing_log: Option<String>,
+}
+
 /// What the next pack and point are called.
 struct OwnCounters {
     next_number: u64,
     next_sequence: u64,
+    condemned: Vec<u64>,
 }
 
 impl Unlocked {
@@ -233,7 +243,7 @@ impl Unlocked {
                     ownership,
                     counters,
                 };
-                Ok(self.assemble(catalog, packs, Some(owned), None))
+                Ok(self.assemble(catalog, packs, Some(owned), Beside::default()))
             }
             Err(error) => {
                 if let Err(error) = ownership.give_back(place).await {
@@ -291,18 +301,35 @@ impl Unlocked {
             Some(value) => record::decode::<NextPack>("the vault's pack counter", &value)?.number,
             None => 0,
         };
+        let mut condemned = Vec::new();
+        let mut entries = catalog.scan(&[CONDEMNED]).await?;
+        while let Some((key, _)) = entries.next().await? {
+            condemned.push(pack_number(&key)?);
+        }
         let packs = place.packs()?;
         orphans::sweep(catalog, &*packs).await?;
         tracing::debug!(epoch = catalog.epoch(), vault = %place.name, sequence = next_sequence, "vault opened");
         let counters = OwnCounters {
             next_number,
             next_sequence,
+            condemned,
         };
         Ok((packs, counters))
     }
 
     /// Opens the vault beside its owner.
     async fn read(self) -> Result<DedupStore> {
+        let registered = Registration::new(&self.place, &self.options.clock).await;
+        let registration = match registered {
+            Ok(registration) => Some(registration),
+            // A vault on a full disk, or on one that may not be written, must
+            // be readable. An owner that tidies may take away what is read.
+            Err(error) if failure::refuses_writes(&error) => {
+                tracing::warn!(vault = %self.place.name, %error, "read without telling the owner");
+                None
+            }
+            Err(error) => return Err(error),
+        };
         let found = logs::look(&self.place, &self.options.clock).await?;
         if let Some(log) = &found.missing {
             tracing::warn!(vault = %self.place.name, log, "a log of the catalog is missing");
@@ -316,7 +343,15 @@ impl Unlocked {
         );
         let catalog = Box::pin(catalog).await?;
         let packs = self.place.packs()?;
-        Ok(self.assemble(catalog, packs, None, found.missing))
+        Ok(self.assemble(
+            catalog,
+            packs,
+            None,
+            Beside {
+                registration,
+                missing_log: found.missing,
+            },
+        ))
     }
 
     /// Puts the parts of an open vault together.
@@ -325,7 +360,7 @@ impl Unlocked {
         catalog: Catalog,
         packs: Arc<dyn PackStore>,
         owned: Option<Owned>,
-        missing_log: Option<String>,
+        beside: Beside,
     ) -> DedupStore {
         let Options {
             settings,
@@ -352,6 +387,9 @@ impl Unlocked {
                 next_number: owned.counters.next_number,
             })
         });
+        if let Some(owned) = &owned {
+            index.condemn(owned.counters.condemned.iter().copied());
+        }
         let reader = Arc::new(PackReader::new(packs, Arc::clone(&index), writer));
         let codecs = Arc::new(Codecs::new(level));
         let nodes = Nodes::new(
@@ -378,8 +416,12 @@ impl Unlocked {
             reader,
             nodes: Arc::new(nodes),
             ownership,
-            missing_log,
+            registration: beside.registration,
+            missing_log: beside.missing_log,
             commit: tokio::sync::Mutex::default(),
+            gate: tokio::sync::RwLock::default(),
+            collecting: tokio::sync::Mutex::default(),
+            reading: Reading::default(),
             next_sequence: next_sequence.into(),
             streams: StreamCount::default(),
             sessions: Sessions::default(),

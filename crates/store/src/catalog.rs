@@ -9,11 +9,14 @@
 //! "i" point id, 16                      the point's "t" key
 //! "y" synchronization id, 16            the point's "t" key
 //! "u" HMAC of source name, 16           unfinished synchronization (JSON)
+//! "f" HMAC of source name, 16           folded maps of its head (JSON)
+//! "d" pack number, 8 big-endian         a condemned pack (JSON)
 //! "n"                                   counters (JSON)
 //! "m"                                   the number of the next pack (JSON)
 //! "e"                                   owners up to this epoch left no
 //!                                       orphans (JSON)
 //! "x"                                   when an owner was last overridden (JSON)
+//! "v"                                   the pack that is verified next (JSON)
 //! "s"                                   the key slots that count (JSON)
 //! ```
 
@@ -52,10 +55,13 @@ pub(crate) const POINTS: u8 = b't';
 pub(crate) const IDS: u8 = b'i';
 pub(crate) const SYNCHRONIZATIONS: u8 = b'y';
 pub(crate) const UNFINISHED: u8 = b'u';
+pub(crate) const FOLDED: u8 = b'f';
+pub(crate) const CONDEMNED: u8 = b'd';
 pub(crate) const COUNTERS: &[u8] = b"n";
 pub(crate) const NEXT_PACK: &[u8] = b"m";
 pub(crate) const CLEAN_EPOCH: &[u8] = b"e";
 pub(crate) const TAKEOVER: &[u8] = b"x";
+pub(crate) const VERIFIED: &[u8] = b"v";
 /// The key slots that count.
 pub(crate) const COUNTED_SLOTS: &[u8] = b"s";
 /// Written with every batch: SlateDB keeps with it when that was.
@@ -384,6 +390,10 @@ impl Catalog {
         prefixed(UNFINISHED, self.source_hash(source))
     }
 
+    pub(crate) fn folded_key(&self, source: &SourceName) -> [u8; 17] {
+        prefixed(FOLDED, self.source_hash(source))
+    }
+
     pub(crate) fn points_prefix(&self, source: &SourceName) -> [u8; 17] {
         prefixed(POINTS, self.source_hash(source))
     }
@@ -418,6 +428,14 @@ pub(crate) fn numbered_key(kind: u8, number: u64) -> [u8; 9] {
     let mut key = [kind; 9];
     key[1..].copy_from_slice(&number.to_be_bytes());
     key
+}
+
+/// The number of a pack from a key that ends in it.
+pub(crate) fn pack_number(key: &[u8]) -> Result<u64> {
+    let number = key.get(1..).and_then(|number| number.try_into().ok());
+    number.map(u64::from_be_bytes).ok_or_else(|| {
+        backstop_core::Error::corrupt("a key of the catalog holds no number of a pack")
+    })
 }
 
 /// Changes to the catalog that happen together.

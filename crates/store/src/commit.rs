@@ -43,6 +43,7 @@ pub(crate) async fn commit(
     vault: &Arc<Vault>,
     points: Vec<NewPoint>,
 ) -> Result<Vec<RecoveryPoint>> {
+    let _relying = vault.gate.read().await;
     let _one = vault.commit.lock().await;
     let mut members = Vec::with_capacity(points.len());
     for point in points {
@@ -92,6 +93,7 @@ pub(crate) async fn commit(
             &record::encode(&replica)?,
         );
         batch.delete(&vault.catalog.unfinished_key(&point.source));
+        batch.delete(&vault.catalog.folded_key(&point.source));
     }
     vault.next_sequence.store(sequence, Ordering::Release);
     vault.commit_batch(batch).await?;
@@ -146,8 +148,9 @@ async fn prepare(
     let added = session.append(PackKind::Map, vec![manifest]).await?;
     let facts = &new.facts;
     let streams = session.begin.streams.iter();
-    let record = PointRecord {
+    let mut record = PointRecord {
         manifest: Some(digest),
+        frame: None,
         point: RecoveryPoint {
             id: new.id,
             source: session.begin.source.clone(),
@@ -173,6 +176,7 @@ async fn prepare(
         },
     };
     let frame = compressed_frame(vault, Content::Point, record::encode(&record)?)?;
+    record.frame = Some(frame.digest);
     session.append(PackKind::Map, vec![frame]).await?;
     Ok(record)
 }

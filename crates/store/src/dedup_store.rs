@@ -4,17 +4,17 @@ use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use backstop_core::{
-    Document, Error, Extent, NewPoint, PointId, PointKind, Recovery, RecoveryPoint, RecoveryStore,
+    Document, Error, Extent, NewPoint, PointId, Recovery, RecoveryPoint, RecoveryStore,
     ReplicaRecord, ReplicaState, ReplicaWriter, Result, SourceName, StoreBegin, StreamName,
-    SynchronizationId, Unfinished, region_count,
+    SynchronizationId, Unfinished,
 };
+use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::ObjectStore;
 
 use crate::builder::DedupStoreBuilder;
 use crate::catalog::{Batch, REPLICAS};
 use crate::commit::{self, DOCUMENTS};
-use crate::failure;
 use crate::fold;
 use crate::image::Image;
 use crate::maintenance::to_its_end;
@@ -25,7 +25,8 @@ use crate::orphans;
 use crate::pack::frame::Content;
 use crate::place::Place;
 use crate::record::{self, PointRecord, ReplicaEntry};
-use crate::session::{Added, Session, Start};
+use crate::session::Session;
+use crate::start::check_streams;
 use crate::vault::Vault;
 
 /// A deduplicating, sealed vault of recovery points: one prefix of an object
@@ -125,6 +126,11 @@ impl DedupStore {
     pub async fn close(&self) -> Result<()> {
         let vault = &self.vault;
         let closed = self.close_catalog().await;
+        if let Some(registration) = &vault.registration
+            && let Err(error) = registration.end(&vault.place).await
+        {
+            tracing::debug!(%error, "a reader's registration goes by time");
+        }
         vault.forget_all();
         let released = match &vault.ownership {
             Some(ownership) => ownership.release(&vault.place).await,
@@ -175,7 +181,7 @@ impl DedupStore {
         orphans::tidy(&vault.place, alone, &vault.clock).await
     }
 
-    async fn manifest(&self, record: &PointRecord) -> Result<Manifest> {
+    pub(crate) async fn manifest(&self, record: &PointRecord) -> Result<Manifest> {
         let digest = record.manifest.ok_or_else(|| {
             Error::corrupt(format!(
                 "recovery point {} has no manifest",
@@ -200,100 +206,6 @@ impl DedupStore {
             ))),
         }
     }
-
-    /// What a new synchronization starts from: where an earlier run of it
-    /// stands, its base, or nothing.
-    async fn start(&self, begin: &StoreBegin) -> Result<Start> {
-        let unfinished = self.vault.unfinished_entry(&begin.source).await?;
-        if let Some(entry) = unfinished {
-            let same_images = entry.streams.len() == begin.streams.len()
-                && entry.streams.iter().zip(&begin.streams).all(|(a, b)| {
-                    a.name == b.name
-                        && a.map.length == b.length
-                        && a.next_region <= region_count(b.length)
-                });
-            if entry.synchronization == begin.id {
-                if entry.snapshot != begin.snapshot || !same_images || entry.base != begin.base {
-                    return Err(Error::conflict(format!(
-                        "synchronization {} of {} was begun on another snapshot",
-                        begin.id, begin.source
-                    )));
-                }
-                // Of another kind it starts over: what that passed over was
-                // not compared.
-                if (entry.kind, entry.verify) == (begin.kind, begin.verify) {
-                    return Ok(Start {
-                        maps: entry.streams.iter().map(|stream| stream.map).collect(),
-                        next: entry
-                            .streams
-                            .iter()
-                            .map(|stream| stream.next_region)
-                            .collect(),
-                        added: Added {
-                            bytes: entry.bytes_added,
-                            plain_bytes: entry.plain_bytes_added,
-                        },
-                        maps_lost: entry.maps_lost,
-                    });
-                }
-            }
-            self.vault.delete_unfinished(&begin.source).await?;
-        }
-        let mut maps_lost = false;
-        let base = match begin.base {
-            Some(id) => match self.manifest(&self.vault.point_record(id).await?).await {
-                // A check compares everything anyway.
-                Err(error)
-                    if failure::is_damage(&error) && begin.kind == PointKind::ConsistencyCheck =>
-                {
-                    tracing::warn!(source = %begin.source, %error, "the maps of a point are lost");
-                    maps_lost = true;
-                    None
-                }
-                manifest => Some(manifest?),
-            },
-            None => None,
-        };
-        let maps = begin.streams.iter().map(|spec| {
-            let held = base
-                .as_ref()
-                .and_then(|manifest| manifest.entries.get(spec.name.as_str()));
-            match held {
-                Some(Entry::Image(map)) => *map,
-                _ => ImageMap::hole(spec.length),
-            }
-        });
-        Ok(Start {
-            maps: maps.collect(),
-            next: vec![0; begin.streams.len()],
-            added: Added::default(),
-            maps_lost,
-        })
-    }
-}
-
-fn check_streams(begin: &StoreBegin) -> Result<()> {
-    let sorted = begin
-        .streams
-        .windows(2)
-        .all(|pair| pair[0].name < pair[1].name);
-    let taken = begin
-        .streams
-        .iter()
-        .find(|spec| spec.name.as_str().starts_with(DOCUMENTS));
-    if let Some(spec) = taken {
-        return Err(Error::invalid_input(format!(
-            "image {} has a document's name",
-            spec.name
-        )));
-    }
-    if begin.streams.is_empty() || !sorted {
-        return Err(Error::invalid_input(format!(
-            "the images of {} are none, or not sorted by name",
-            begin.source
-        )));
-    }
-    Ok(())
 }
 
 #[async_trait]
@@ -302,6 +214,7 @@ impl RecoveryStore for DedupStore {
         let vault = &self.vault;
         vault.writer()?;
         check_streams(&begin)?;
+        let _relying = vault.gate.read().await;
         let _one = vault.commit.lock().await;
         if let Some(session) = vault.session(begin.id) {
             let same = session.begin.source == begin.source
@@ -426,12 +339,15 @@ impl RecoveryStore for DedupStore {
     }
 
     async fn open(&self, id: PointId, stream: &StreamName) -> Result<Arc<dyn Recovery>> {
+        let read = self.vault.reading.begin();
         let map = self.image_map(id, stream).await?;
         let name = format!("{stream} of recovery point {id}");
-        Ok(Arc::new(Image::new(Arc::clone(&self.vault), map, name)))
+        let vault = Arc::clone(&self.vault);
+        Ok(Arc::new(Image::new(vault, map, name, read)))
     }
 
     async fn documents(&self, id: PointId) -> Result<Vec<Document>> {
+        let _read = self.vault.reading.begin();
         let record = self.vault.point_record(id).await?;
         let manifest = self.manifest(&record).await?;
         let mut documents = Vec::new();
@@ -466,17 +382,23 @@ impl RecoveryStore for DedupStore {
         from: (PointId, &StreamName),
         to: (PointId, &StreamName),
     ) -> Result<BoxStream<'static, Result<Extent>>> {
+        let read = self.vault.reading.begin();
         let (from, to) = (
             self.image_map(from.0, from.1).await?,
             self.image_map(to.0, to.1).await?,
         );
-        Ok(compare(from, to, Arc::clone(&self.vault.nodes)))
+        let differences = compare(from, to, Arc::clone(&self.vault.nodes));
+        let kept = differences.inspect(move |_| {
+            let _ = &read;
+        });
+        Ok(kept.boxed())
     }
 }
 
 impl DedupStore {
     async fn unfinished(&self, source: &SourceName) -> Result<Option<Unfinished>> {
-        if let Some(session) = self.vault.session_of(source) {
+        let session = self.vault.session_of(source);
+        if let Some(session) = session.filter(|session| !session.is_folding) {
             return Ok(Some(Unfinished {
                 synchronization: session.begin.id,
                 snapshot: session.begin.snapshot,

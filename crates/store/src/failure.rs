@@ -45,7 +45,7 @@ fn is_full(error: &AnyError) -> bool {
 
 /// Whether an error tells that nothing can be written: there is no space, or
 /// no right to.
-pub(crate) fn refuses_writes(error: &slatedb::Error) -> bool {
+pub(crate) fn refuses_writes(error: &AnyError) -> bool {
     causes(error).any(|cause| says_full(cause) || says_refused(cause))
 }
 

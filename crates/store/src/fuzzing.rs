@@ -18,9 +18,10 @@ use crate::pack::frame::{self, Content, FrameHeader, HEADER_LENGTH, PlainFrame};
 use crate::pack::index::Location;
 use crate::pack::name::{PackKind, PackName};
 use crate::pack::table::{self, TableEntry};
+use crate::readers::ReaderRecord;
 use crate::record::{
-    self, CountedSlots, Counters, PackRecord, PointRecord, ReplicaEntry, UnfinishedEntry,
-    UnfinishedStream,
+    self, CondemnedPack, CountedSlots, Counters, FoldedEntry, PackRecord, PointRecord,
+    ReplicaEntry, UnfinishedEntry, UnfinishedStream,
 };
 use crate::seal::{Seal, SealingKey, VaultKey};
 
@@ -115,6 +116,9 @@ pub fn catalog_record(bytes: &[u8]) {
     record_round_trips::<Counters>(bytes);
     record_round_trips::<CountedSlots>(bytes);
     record_round_trips::<Lease>(bytes);
+    record_round_trips::<CondemnedPack>(bytes);
+    record_round_trips::<FoldedEntry>(bytes);
+    record_round_trips::<ReaderRecord>(bytes);
 }
 
 /// `vault.json`.
@@ -285,6 +289,11 @@ pub fn seeds() -> backstop_core::Result<Vec<(&'static str, String, Vec<u8>)>> {
         payload_bytes: 4500,
     };
     add("catalog_record", "pack", record::encode(&pack)?);
+    let condemned = CondemnedPack {
+        at: backstop_core::Timestamp(1_700_000_000_000),
+        readers: Some(vec!["readers/0011223344556677.json".to_owned()]),
+    };
+    add("catalog_record", "condemned", record::encode(&condemned)?);
     let counted = CountedSlots {
         ids: vec!["0011223344556677".to_owned()],
     };

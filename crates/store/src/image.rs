@@ -13,6 +13,7 @@ use futures::future::join_all;
 
 use crate::fetch::read_region;
 use crate::map::tree::{ImageMap, NodeSource, as_leaf};
+use crate::readers::Read;
 use crate::vault::Vault;
 
 /// An image of a recovery point.
@@ -21,11 +22,18 @@ pub(crate) struct Image {
     vault: Arc<Vault>,
     map: ImageMap,
     name: String,
+    /// What it needs is not deleted as long as it is there.
+    _read: Read,
 }
 
 impl Image {
-    pub(crate) fn new(vault: Arc<Vault>, map: ImageMap, name: String) -> Self {
-        Self { vault, map, name }
+    pub(crate) fn new(vault: Arc<Vault>, map: ImageMap, name: String, read: Read) -> Self {
+        Self {
+            _read: read,
+            vault,
+            map,
+            name,
+        }
     }
 
     async fn region(&self, region: RegionIndex) -> Result<RegionMap> {

@@ -33,11 +33,13 @@ mod catalog_admin;
 mod catalog_clock;
 mod check;
 mod codec;
+mod collect;
 mod commit;
 mod dedup_store;
 mod failure;
 mod fetch;
 mod fold;
+mod folding;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -54,12 +56,15 @@ mod orphans;
 mod owner;
 mod pack;
 mod place;
+mod readers;
 mod record;
 mod seal;
 mod sealed_blocks;
 mod session;
 mod settings;
+mod start;
 mod vault;
+mod verify;
 
 pub use builder::DedupStoreBuilder;
 pub use dedup_store::DedupStore;

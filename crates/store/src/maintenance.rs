@@ -4,16 +4,21 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use backstop_core::{
-    ByteCount, Error, Maintenance, Marks, PointId, ReplicaStatistics, Result, VaultStatistics,
+    ByteCount, CollectOptions, CollectReport, Error, FoldOptions, FoldReport, Maintenance, Marks,
+    Monitor, PointId, ReplicaStatistics, Result, SourceName, VaultStatistics, VerifyOptions,
+    VerifyReport,
 };
 
 use tracing::Instrument;
 
 use crate::catalog::{self, Batch, PACKS, POINTS, REPLICAS};
+use crate::collect;
 use crate::dedup_store::DedupStore;
+use crate::folding;
 use crate::pack::name::PackKind;
 use crate::record::{self, PackRecord, PointRecord};
 use crate::vault::Vault;
+use crate::verify;
 
 /// Runs a change of the catalog to its end even when its caller goes away: the
 /// next change must not be made from what was before it.
@@ -73,6 +78,27 @@ impl Maintenance for DedupStore {
     async fn mark(&self, point: PointId, marks: Marks) -> Result<()> {
         let vault = Arc::clone(&self.vault);
         to_its_end(async move { mark(&vault, point, marks).await }).await
+    }
+
+    async fn collect(
+        &self,
+        options: &CollectOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<CollectReport> {
+        Box::pin(collect::collect(&self.vault, options, monitor)).await
+    }
+
+    async fn verify(&self, options: &VerifyOptions, monitor: &dyn Monitor) -> Result<VerifyReport> {
+        Box::pin(verify::verify(&self.vault, options, monitor)).await
+    }
+
+    async fn fold(
+        &self,
+        source: &SourceName,
+        options: &FoldOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<FoldReport> {
+        Box::pin(folding::fold(self, source, options, monitor)).await
     }
 
     async fn statistics(&self) -> Result<VaultStatistics> {

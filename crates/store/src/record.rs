@@ -21,6 +21,19 @@ pub(crate) struct PointRecord {
     pub(crate) point: RecoveryPoint,
     #[serde(with = "digest_text")]
     pub(crate) manifest: Option<ChunkDigest>,
+    /// In the catalog: the frame in which it stands as it was committed.
+    #[serde(default, with = "digest_text", skip_serializing_if = "Option::is_none")]
+    pub(crate) frame: Option<ChunkDigest>,
+}
+
+/// A pack that nothing needs: nobody may rely on it any more, and it is deleted
+/// when no reader is left that began before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CondemnedPack {
+    pub(crate) at: Timestamp,
+    /// The readers that may have begun before; none if that was not found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) readers: Option<Vec<String>>,
 }
 
 /// A replica.
@@ -49,6 +62,21 @@ pub(crate) struct UnfinishedEntry {
     pub(crate) plain_bytes_added: u64,
 }
 
+/// Maps of a point that hold the same and are cheaper to read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FoldedEntry {
+    pub(crate) source: SourceName,
+    pub(crate) base: PointId,
+    pub(crate) streams: Vec<FoldedStream>,
+}
+
+/// One image of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FoldedStream {
+    pub(crate) name: StreamName,
+    pub(crate) map: ImageMap,
+}
+
 /// How far one image of it came.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct UnfinishedStream {
@@ -73,6 +101,12 @@ pub(crate) struct PackRecord {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counters {
     pub(crate) next_sequence: u64,
+}
+
+/// Where the next part of a verification begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VerifiedUpTo {
+    pub(crate) next_pack: u64,
 }
 
 /// The number that the next pack gets.

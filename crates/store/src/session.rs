@@ -2,6 +2,7 @@
 //! in runs, the image's map grows beside the committed ones, and nothing is
 //! visible before the commit.
 
+mod claims;
 mod losses;
 mod names;
 mod own_chunks;
@@ -25,11 +26,13 @@ use crate::pack::frame::PlainFrame;
 use crate::pack::name::PackKind;
 use crate::record::{UnfinishedEntry, UnfinishedStream};
 use crate::vault::Vault;
+pub(crate) use claims::Claim;
+use claims::Claims;
 use own_chunks::OwnChunks;
 use queued::Queued;
 
-/// Chunks are appended to packs in runs of at least this many bytes, so that
-/// what belongs together stays together.
+/// Chunks are appended to packs in runs of at least this many bytes, or of a
+/// pack if that is less, so that what belongs together stays together.
 const RUN: usize = 1 << 20;
 
 /// The same for nodes.
@@ -76,6 +79,7 @@ impl Drop for Writing {
 pub(crate) struct Session {
     pub(crate) vault: Arc<Vault>,
     pub(crate) begin: StoreBegin,
+    pub(crate) is_folding: bool,
     /// The count of lost packs at its beginning.
     failures: u64,
     nodes: NewNodes,
@@ -92,6 +96,7 @@ pub(crate) struct Session {
     maps_lost: AtomicBool,
     /// Held for reading while frames are on their way to a pack.
     appends: Arc<RwLock<()>>,
+    claims: Claims,
     state: Mutex<State>,
 }
 
@@ -150,6 +155,8 @@ pub(crate) struct Start {
     pub(crate) added: Added,
     /// The maps of the base are damaged, and `maps` are holes instead.
     pub(crate) maps_lost: bool,
+    /// It is no synchronization that anybody sees.
+    pub(crate) is_folding: bool,
 }
 
 /// A session's content, ready to be committed.
@@ -202,11 +209,18 @@ impl Session {
             resume,
             from,
             maps_lost,
+            is_folding: start.is_folding,
             own: SyncMutex::default(),
             queued: Queued::default(),
             appends: Arc::default(),
+            claims: Claims::default(),
             state: Mutex::new(state),
         })
+    }
+
+    /// Whether so many bytes make a run.
+    fn is_run(&self, bytes: usize, run: usize) -> bool {
+        bytes >= run || bytes as u64 >= self.vault.settings.pack_bytes
     }
 
     /// Fails if the session was given up, or lost something.
@@ -234,7 +248,18 @@ impl Session {
         }
     }
 
-    async fn region(&self, at: &RegionAddress) -> Result<RegionMap> {
+    /// The maps as they were last folded into.
+    pub(crate) async fn maps(&self) -> Vec<ImageMap> {
+        let state = self.state.lock().await;
+        state.streams.iter().map(|stream| stream.map).collect()
+    }
+
+    /// What it has added so far.
+    pub(crate) async fn added(&self) -> Added {
+        self.state.lock().await.added
+    }
+
+    pub(crate) async fn region(&self, at: &RegionAddress) -> Result<RegionMap> {
         self.stream(at)?;
         let (map, written) = {
             let state = self.state.lock().await;
@@ -323,6 +348,12 @@ impl Session {
     /// Folds all written regions into the trees and appends everything that
     /// waits: when the packs are finished, all of it is durable.
     pub(crate) async fn settle(&self) -> Result<Settled> {
+        Ok(self.settle_and_claim().await?.0)
+    }
+
+    /// The same; its maps are needed until what this gives too is dropped,
+    /// whatever is written meanwhile.
+    pub(crate) async fn settle_and_claim(&self) -> Result<(Settled, Claim<'_>)> {
         let (run, hold) = {
             let mut state = self.state.lock().await;
             self.check(&state)?;
@@ -342,11 +373,16 @@ impl Session {
         drop(self.appends.write().await);
         let state = self.state.lock().await;
         self.check(&state)?;
-        let maps = state.streams.iter().map(|stream| stream.map).collect();
-        Ok(Settled {
-            maps,
-            added: state.added,
-        })
+        let maps: Vec<_> = state.streams.iter().map(|stream| stream.map).collect();
+        // Before the state is given free.
+        let claim = self.claims.claim(&maps);
+        let added = state.added;
+        Ok((Settled { maps, added }, claim))
+    }
+
+    /// The maps that are needed whatever becomes of this session.
+    pub(crate) fn claimed(&self) -> Vec<ImageMap> {
+        self.claims.all()
     }
 
     /// Adds frames of the commit itself, such as the manifest.
@@ -390,7 +426,7 @@ impl Session {
             let next = state.streams.iter().map(|stream| stream.next);
             (state.checkpoint, next.collect::<Vec<u64>>())
         };
-        let settled = self.settle().await?;
+        let (settled, _claim) = self.settle_and_claim().await?;
         self.vault.writer()?.finish_all().await?;
         self.check_whole().await?;
         let streams = self.begin.streams.iter().zip(settled.maps).zip(next);

@@ -1,6 +1,6 @@
 //! An open vault: its parts, and the catalog entries that they share.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
 
@@ -8,9 +8,9 @@ use backstop_core::{
     BufferPool, Clock, Codecs, CpuPool, Error, ErrorKind, PointId, PooledBuffer, REGION_LENGTH,
     RecoveryPoint, Result, SourceName, SynchronizationId,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, RwLock};
 
-use crate::catalog::{self, Batch, Catalog};
+use crate::catalog::{self, Batch, CONDEMNED, Catalog, pack_number};
 use crate::header::VaultHeader;
 use crate::nodes::Nodes;
 use crate::owner::Ownership;
@@ -18,6 +18,7 @@ use crate::pack::index::Index;
 use crate::pack::reader::PackReader;
 use crate::pack::writer::PackWriter;
 use crate::place::Place;
+use crate::readers::{Reading, Registration};
 use crate::record::{self, PointRecord, ReplicaEntry, UnfinishedEntry};
 use crate::seal::{Seal, VaultKey};
 use crate::session::{Session, StreamCount};
@@ -43,10 +44,20 @@ pub(crate) struct Vault {
     pub(crate) reader: Arc<PackReader>,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) ownership: Option<Ownership>,
+    /// Tells the owner of a reader.
+    pub(crate) registration: Option<Registration>,
     /// A reader may go on without it.
     pub(crate) missing_log: Option<String>,
     /// One commit, or other change of the catalog, at a time.
     pub(crate) commit: Mutex<()>,
+    /// Held for reading by who relies on what is stored, from looking it up
+    /// until what names it can be seen; for writing while packs are condemned.
+    /// Taken before `commit`, or without it.
+    pub(crate) gate: RwLock<()>,
+    /// One collection at a time.
+    pub(crate) collecting: Mutex<()>,
+    /// What is read in this process.
+    pub(crate) reading: Reading,
     pub(crate) next_sequence: AtomicU64,
     /// The images that sessions write.
     pub(crate) streams: StreamCount,
@@ -156,6 +167,10 @@ impl Vault {
         is_held
     }
 
+    pub(crate) fn all_sessions(&self) -> Vec<Arc<Session>> {
+        self.sessions().values().cloned().collect()
+    }
+
     /// Forgets all sessions: each holds the vault, and so its lock.
     pub(crate) fn forget_all(&self) {
         self.sessions().clear();
@@ -206,6 +221,17 @@ impl Vault {
         // Even if it is not there: a write whose caller went away may be on its way.
         batch.delete(&self.catalog.unfinished_key(source));
         self.commit_batch(batch).await
+    }
+
+    /// The packs that are condemned, by the catalog: a reader does not know them
+    /// from its opening.
+    pub(crate) async fn condemned_packs(&self) -> Result<HashSet<u64>> {
+        let mut condemned = self.index.condemned();
+        let mut entries = self.catalog.scan(&[CONDEMNED]).await?;
+        while let Some((key, _)) = entries.next().await? {
+            condemned.insert(pack_number(&key)?);
+        }
+        Ok(condemned)
     }
 
     /// The record that an index of points names.

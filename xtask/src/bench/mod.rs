@@ -3,6 +3,8 @@
 //! [`lab`] holds the folders and programs, [`measure`] runs one command, the row modules (named after what they
 //! measure) collect [`samples`], [`targets`] holds them to what was promised, [`report`] and [`plot`] tell.
 
+pub mod aging;
+pub mod aging_plot;
 pub mod check;
 pub mod churn;
 pub mod growth;
@@ -46,7 +48,7 @@ pub struct Options {
     /// Measure with this program instead of building the sample command line
     #[arg(long, value_name = "PATH")]
     pub cli: Option<PathBuf>,
-    /// Only these rows (all but growth and large-index if not given)
+    /// Only these rows (all but growth, large-index and aging if not given)
     #[arg(long, value_name = "ROWS", value_delimiter = ',')]
     pub only: Vec<Row>,
     /// Keep images and vaults
@@ -64,6 +66,12 @@ pub struct Options {
     /// Also measure beside a vault of many other chunks
     #[arg(long)]
     pub large_index: bool,
+    /// Also let vaults grow old: `--days` of scattered change, expiry and collection
+    #[arg(long)]
+    pub aging: bool,
+    /// For how many days
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    pub days: u32,
     /// How many other chunks that vault holds
     #[arg(long, value_name = "N", default_value_t = 10_000_000)]
     pub large_chunks: u64,
@@ -94,6 +102,8 @@ pub enum Row {
     Growth,
     /// The same image beside many other chunks
     LargeIndex,
+    /// Many days of change, expiry and collection
+    Aging,
 }
 
 impl Options {
@@ -101,6 +111,7 @@ impl Options {
         let by_switch = match row {
             Row::Growth => Some(self.growth),
             Row::LargeIndex => Some(self.large_index),
+            Row::Aging => Some(self.aging),
             _ => None,
         };
         let listed = self.only.contains(&row);
@@ -132,7 +143,7 @@ fn measure_all(lab: &Lab, samples: &mut Samples) -> Outcome<()> {
     if spine.iter().any(|row| lab.options.wants(*row)) {
         timed("the main rows", || spine::measure(lab, samples))?;
     }
-    let groups: [(Row, &str, Group); 7] = [
+    let groups: [(Row, &str, Group); 8] = [
         (Row::Unlock, "unlocking", unlock::measure),
         (Row::Check, "consistency check", check::measure),
         (Row::Scattered, "scattered pages", scattered::measure),
@@ -140,6 +151,7 @@ fn measure_all(lab: &Lab, samples: &mut Samples) -> Outcome<()> {
         (Row::Churn, "real churn", churn::measure),
         (Row::Growth, "growth", growth::measure),
         (Row::LargeIndex, "a large index", large::measure),
+        (Row::Aging, "growing old", aging::measure),
     ];
     for (row, name, measure) in groups {
         let mounts = matches!(row, Row::Update | Row::Churn);

@@ -205,9 +205,49 @@ impl Repository {
         Ok((command, file))
     }
 
+    /// What looks after it once a day: keeps the newest points, and gives back the space of the others. Ours also folds,
+    /// and writes no more for that than one and a half times what changed.
+    pub fn care(&self, keep: u32, changed_bytes: f64) -> Vec<Command> {
+        let keep = keep.to_string();
+        match self.tool {
+            Tool::Ours => {
+                let most = format!("{:.0}", (changed_bytes * 1.5 / f64::from(1 << 20)).max(1.0));
+                vec![
+                    self.ours(&["expire", "--all", "--keep-last", &keep, "--min-age", "0s"]),
+                    self.ours(&["fold", "--all", "--most-written", &most]),
+                    self.ours(&["collect"]),
+                ]
+            }
+            Tool::Restic => {
+                vec![self.restic(&[
+                    "forget",
+                    "--quiet",
+                    "--keep-last",
+                    &keep,
+                    "--group-by",
+                    "host",
+                    "--prune",
+                ])]
+            }
+            Tool::Borg => {
+                let (mut prune, mut compact) = (self.borg(), self.borg());
+                prune
+                    .args(["prune", "--keep-last", &keep])
+                    .arg(&self.folder);
+                compact.arg("compact").arg(&self.folder);
+                vec![prune, compact]
+            }
+        }
+    }
+
+    /// How many objects it is made of.
+    pub fn objects(&self) -> Outcome<f64> {
+        Ok(below(&self.folder, &|_| 1)? as f64)
+    }
+
     /// How many bytes the repository takes.
     pub fn stored_bytes(&self) -> Outcome<f64> {
-        Ok(length_below(&self.folder)? as f64)
+        Ok(below(&self.folder, &std::fs::Metadata::len)? as f64)
     }
 
     /// Removes it.
@@ -238,16 +278,16 @@ fn followed_by_sync(command: &Command, file: &Path) -> Command {
     shell
 }
 
-/// The length of all files below a folder.
-fn length_below(folder: &Path) -> Outcome<u64> {
+/// The sum over all files below a folder.
+fn below(folder: &Path, of: &dyn Fn(&std::fs::Metadata) -> u64) -> Outcome<u64> {
     let mut total = 0;
     for entry in std::fs::read_dir(folder).context(folder.display())? {
         let entry = entry.context(folder.display())?;
         let facts = entry.metadata().context(folder.display())?;
         total += if facts.is_dir() {
-            length_below(&entry.path())?
+            below(&entry.path(), of)?
         } else {
-            facts.len()
+            of(&facts)
         };
     }
     Ok(total)

@@ -9,10 +9,11 @@ use futures::stream::BoxStream;
 
 use super::{Faults, Operation};
 use crate::{
-    BlockSource, ByteCount, ByteOffset, CheckSlice, ChunkDigest, Document, Extent, Geometry,
-    Maintenance, Marks, NewPoint, PointId, RecoveredRange, Recovery, RecoveryPoint, RecoveryStore,
-    RegionAddress, RegionIndex, RegionUpdate, ReplicaRecord, ReplicaState, ReplicaWriter, Result,
-    SourceName, StoreBegin, StreamName, SynchronizationId, VaultStatistics, WriteOutcome,
+    BlockSource, ByteCount, ByteOffset, CheckSlice, ChunkDigest, CollectOptions, CollectReport,
+    Document, Extent, FoldOptions, FoldReport, Geometry, Maintenance, Marks, Monitor, NewPoint,
+    PointId, RecoveredRange, Recovery, RecoveryPoint, RecoveryStore, RegionAddress, RegionIndex,
+    RegionUpdate, ReplicaRecord, ReplicaState, ReplicaWriter, Result, SourceName, StoreBegin,
+    StreamName, SynchronizationId, VaultStatistics, VerifyOptions, VerifyReport, WriteOutcome,
 };
 
 /// A recovery store that fails as planned.
@@ -105,6 +106,30 @@ impl<S: Maintenance> Maintenance for FaultStore<S> {
     async fn mark(&self, point: PointId, marks: Marks) -> Result<()> {
         let call = self.inner.mark(point, marks);
         self.faults.around(Operation::Mark, call).await
+    }
+
+    async fn collect(
+        &self,
+        options: &CollectOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<CollectReport> {
+        let call = self.inner.collect(options, monitor);
+        self.faults.around(Operation::Collect, call).await
+    }
+
+    async fn verify(&self, options: &VerifyOptions, monitor: &dyn Monitor) -> Result<VerifyReport> {
+        let call = self.inner.verify(options, monitor);
+        self.faults.around(Operation::Verify, call).await
+    }
+
+    async fn fold(
+        &self,
+        source: &SourceName,
+        options: &FoldOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<FoldReport> {
+        let call = self.inner.fold(source, options, monitor);
+        self.faults.around(Operation::Fold, call).await
     }
 
     async fn statistics(&self) -> Result<VaultStatistics> {

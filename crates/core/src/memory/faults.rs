@@ -54,6 +54,12 @@ pub enum Operation {
     Expire,
     /// `Maintenance::mark`.
     Mark,
+    /// `Maintenance::collect`.
+    Collect,
+    /// `Maintenance::verify`.
+    Verify,
+    /// `Maintenance::fold`.
+    Fold,
     /// `Maintenance::statistics`.
     Statistics,
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::{
-    ByteCount, ByteOffset, Extent, Piece, RegionIndex, RegionMap, Result, Slice, SliceContent,
-    region_count,
+    ByteCount, ByteOffset, ChunkDigest, Extent, Piece, RegionIndex, RegionMap, Result, Slice,
+    SliceContent, region_count,
 };
 
 /// A block image: its length and what holds its bytes.
@@ -79,6 +79,15 @@ impl Image {
             .flat_map(|(region, map)| map.slices().iter().map(|slice| run(*region, slice)))
             .filter_map(|run| cut(run, range))
             .collect()
+    }
+
+    /// The chunks that it names, as often as it names them.
+    pub(super) fn chunks(&self) -> impl Iterator<Item = ChunkDigest> {
+        let slices = self.regions.values().flat_map(|map| map.slices());
+        slices.filter_map(|slice| match slice.content {
+            SliceContent::Chunk { digest, .. } => Some(digest),
+            SliceContent::Unreadable => None,
+        })
     }
 
     /// Where this image and another may differ, in order, merged per region.

@@ -21,6 +21,7 @@
 //! # });
 //! ```
 
+mod collect;
 mod fault_block;
 mod fault_store;
 mod faults;
@@ -30,6 +31,7 @@ mod source;
 mod store;
 mod target;
 mod vault;
+mod verify;
 mod writer;
 
 pub use fault_block::{FaultSource, FaultTarget};

@@ -13,10 +13,11 @@ use super::reading;
 use super::vault::{Handle, Vault};
 use super::writer::MemoryWriter;
 use crate::{
-    BlockSource, ByteCount, ByteOffset, Document, Error, ErrorKind, Extent, Geometry, Maintenance,
-    Marks, NewPoint, PointId, REGION_LENGTH, RecoveredRange, Recovery, RecoveryPoint,
-    RecoveryStore, ReplicaRecord, ReplicaState, ReplicaStatistics, ReplicaWriter, Result,
-    SliceContent, SourceName, StoreBegin, StreamName, SynchronizationId, VaultStatistics,
+    BlockSource, ByteCount, ByteOffset, CollectOptions, CollectReport, Document, Error, ErrorKind,
+    Extent, FoldOptions, FoldReport, Geometry, Maintenance, Marks, Monitor, NewPoint, PointId,
+    Progress, REGION_LENGTH, RecoveredRange, Recovery, RecoveryPoint, RecoveryStore, ReplicaRecord,
+    ReplicaState, ReplicaStatistics, ReplicaWriter, Result, SliceContent, SourceName, StoreBegin,
+    StreamName, SynchronizationId, VaultStatistics, VerifyOptions, VerifyReport,
 };
 
 /// A vault in memory: it lasts as long as the process.
@@ -115,9 +116,12 @@ impl RecoveryStore for MemoryStore {
     }
 
     async fn open(&self, id: PointId, stream: &StreamName) -> Result<Arc<dyn Recovery>> {
+        let mut vault = self.vault();
+        let image = Arc::new(vault.image(id, stream)?.clone());
+        vault.opened.push(Arc::downgrade(&image));
         Ok(Arc::new(MemoryRecovery {
             vault: Arc::clone(&self.vault),
-            image: self.vault().image(id, stream)?.clone(),
+            image,
             name: format!("image {stream} of recovery point {id}"),
         }))
     }
@@ -171,6 +175,49 @@ impl Maintenance for MemoryStore {
         Ok(())
     }
 
+    async fn collect(
+        &self,
+        options: &CollectOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<CollectReport> {
+        let report = self.vault().collect(options.dry_run);
+        monitor.tell_progress(Progress::default())?;
+        Ok(report)
+    }
+
+    async fn verify(
+        &self,
+        _options: &VerifyOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<VerifyReport> {
+        let report = self.vault().verify();
+        monitor.tell_progress(Progress::default())?;
+        Ok(report)
+    }
+
+    async fn fold(
+        &self,
+        source: &SourceName,
+        _options: &FoldOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<FoldReport> {
+        // In memory, nothing is dearer to read than anything else.
+        let vault = self.vault();
+        let replica = vault.replicas.get(source);
+        if replica.is_none_or(|replica| replica.head.is_none()) {
+            return Err(Error::not_found(format!(
+                "source {source} has no recovery point to be folded"
+            )));
+        }
+        if replica.is_some_and(|replica| replica.work.is_some()) {
+            return Err(Error::conflict(format!(
+                "a synchronization of {source} is under way or unfinished"
+            )));
+        }
+        monitor.tell_progress(Progress::default())?;
+        Ok(FoldReport::default())
+    }
+
     async fn statistics(&self) -> Result<VaultStatistics> {
         let vault = self.vault();
         let (chunks, plain_bytes, compressed_bytes) = vault.chunks.totals();
@@ -206,7 +253,7 @@ impl Maintenance for MemoryStore {
 #[derive(Debug)]
 struct MemoryRecovery {
     vault: Arc<Mutex<Vault>>,
-    image: Image,
+    image: Arc<Image>,
     name: String,
 }
 

@@ -2,6 +2,7 @@
 //! replicas and the synchronizations under way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Weak;
 
 use bytes::Bytes;
 
@@ -21,6 +22,8 @@ pub(super) struct Vault {
     pub(super) points: BTreeMap<PointId, PointEntry>,
     committed: BTreeMap<SynchronizationId, PointId>,
     pub(super) replicas: BTreeMap<SourceName, Replica>,
+    /// Images that are read from.
+    pub(super) opened: Vec<Weak<Image>>,
 }
 
 /// A recovery point with its content; `images` in the order of its streams.
@@ -402,6 +405,29 @@ impl Chunks {
         if let Some(chunk) = self.by_digest.get_mut(&digest) {
             chunk.damaged = true;
         }
+    }
+
+    /// How many chunks can't be read.
+    pub(super) fn damaged(&self) -> u64 {
+        let chunks = self.by_digest.values();
+        chunks.filter(|chunk| chunk.damaged).count() as u64
+    }
+
+    /// Whether a chunk can't be read.
+    pub(super) fn is_damaged(&self, digest: ChunkDigest) -> bool {
+        self.plain(digest).is_err()
+    }
+
+    /// The compressed lengths of all chunks but these.
+    pub(super) fn others(&self, live: &BTreeSet<ChunkDigest>) -> impl Iterator<Item = ByteCount> {
+        let others = self.by_digest.iter();
+        let others = others.filter(|(digest, _)| !live.contains(digest));
+        others.map(|(_, chunk)| chunk.compressed)
+    }
+
+    /// Forgets all chunks but these.
+    pub(super) fn keep(&mut self, live: &BTreeSet<ChunkDigest>) {
+        self.by_digest.retain(|digest, _| live.contains(digest));
     }
 
     /// How many chunks, their plain and their compressed bytes.

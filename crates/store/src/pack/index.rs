@@ -5,21 +5,22 @@
 //! that were written together are found without asking: random reads of the
 //! catalog must not be the cost of a restore.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use backstop_core::{ChunkDigest, Error, ErrorKind, Result};
 use bytes::Bytes;
 use futures::future::try_join_all;
 use metrics::counter;
 
-use super::frame::{Content, MAX_CONTENT_LENGTH, OVERHEAD};
+use super::bad::Bad;
+use super::frame::Content;
+pub(crate) use super::location::Location;
 use super::name::{PackKind, PackName};
 use super::sink::PackStore;
 use super::table::{self, FOOTER_LENGTH, TableEntry};
 use super::tables::Tables;
 use crate::catalog::{Catalog, PACKS, numbered_key};
-use crate::codec::{Reader, put_varint};
 use crate::failure;
 use crate::record::{self, PackRecord};
 use crate::seal::{Seal, SealingKey};
@@ -29,72 +30,6 @@ const QUESTIONS: usize = 8;
 
 /// How many packs' names and keys are remembered.
 const PACKS_REMEMBERED: usize = 4096;
-
-/// How many frames are remembered as bad.
-const BAD_REMEMBERED: usize = 32 << 10;
-
-/// No frame stands behind this, in bytes: more than any file or object has.
-const MAX_OFFSET: u64 = 1 << 62;
-
-/// Where a frame stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Location {
-    pub(crate) pack: u64,
-    pub(crate) offset: u64,
-    pub(crate) payload_length: u32,
-    pub(crate) plain_length: u32,
-}
-
-impl Location {
-    pub(crate) fn of(pack: u64, entry: &TableEntry) -> Self {
-        Self {
-            pack,
-            offset: entry.offset,
-            payload_length: entry.header.payload_length,
-            plain_length: entry.header.plain_length,
-        }
-    }
-
-    /// The position after the frame.
-    pub(crate) fn end(&self) -> u64 {
-        self.offset + self.frame_length()
-    }
-
-    pub(crate) fn frame_length(&self) -> u64 {
-        OVERHEAD as u64 + u64::from(self.payload_length)
-    }
-
-    /// The value of an index entry: four varints: pack, offset, payload
-    /// length, and how much the payload is shorter than the plain bytes.
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(14);
-        put_varint(&mut out, self.pack);
-        put_varint(&mut out, self.offset);
-        put_varint(&mut out, u64::from(self.payload_length));
-        put_varint(
-            &mut out,
-            u64::from(self.plain_length.saturating_sub(self.payload_length)),
-        );
-        out
-    }
-
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
-        let mut reader = Reader::new("an index entry", bytes);
-        let (pack, offset) = (reader.varint()?, reader.varint()?);
-        let (payload_length, shrunk) = (reader.varint_u32()?, reader.varint_u32()?);
-        let location = payload_length.checked_add(shrunk).map(|plain_length| Self {
-            pack,
-            offset,
-            payload_length,
-            plain_length,
-        });
-        let location = location
-            .filter(|at| at.plain_length <= MAX_CONTENT_LENGTH && at.offset <= MAX_OFFSET)
-            .ok_or_else(|| reader.damaged("a length is too large"))?;
-        reader.finish()?;
-        Ok(location)
-    }
-}
 
 /// A pack's name and key, and whether it is durable yet.
 #[derive(Debug)]
@@ -116,6 +51,13 @@ impl Pack {
     }
 }
 
+/// Is told what synchronizations rely on, while a collection finds out what is
+/// needed.
+pub(crate) trait Recorder: Send + Sync + std::fmt::Debug {
+    /// A synchronization relies on this frame, which stands in this pack.
+    fn relied_on(&self, content: Content, digest: &ChunkDigest, pack: u64);
+}
+
 /// Answers where frames stand.
 #[derive(Debug)]
 pub(crate) struct Index {
@@ -123,6 +65,7 @@ pub(crate) struct Index {
     seal: Arc<Seal>,
     store: Arc<dyn PackStore>,
     state: Mutex<State>,
+    recorder: RwLock<Option<Arc<dyn Recorder>>>,
 }
 
 #[derive(Debug)]
@@ -132,38 +75,16 @@ struct State {
     tables: Tables,
     packs: HashMap<u64, Arc<Pack>>,
     bad: Bad,
+    /// Packs that are read as long as they are there, and not relied on. They
+    /// stay here when they are gone: a question that was on its way may have
+    /// their table remembered again.
+    condemned: HashSet<u64>,
 }
 
 impl State {
     fn is_bad(&self, content: Content, digest: &ChunkDigest) -> bool {
         let frame = (content, *digest);
-        self.bad.frames.contains(&frame) && !self.pending.contains_key(&frame)
-    }
-}
-
-/// Frames that could not be read where the catalog says that they stand, the
-/// oldest forgotten first: what is found is sent again at once, so that few wait.
-#[derive(Debug, Default)]
-struct Bad {
-    frames: HashSet<(Content, ChunkDigest)>,
-    order: VecDeque<(Content, ChunkDigest)>,
-}
-
-impl Bad {
-    fn insert(&mut self, frame: (Content, ChunkDigest)) {
-        if self.frames.insert(frame) {
-            self.order.push_back(frame);
-            if self.order.len() > BAD_REMEMBERED
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.frames.remove(&oldest);
-            }
-        }
-    }
-
-    /// Its place in the order stays: that costs at worst a mark too early.
-    fn remove(&mut self, frame: &(Content, ChunkDigest)) {
-        self.frames.remove(frame);
+        self.bad.contains(&frame) && !self.pending.contains_key(&frame)
     }
 }
 
@@ -179,12 +100,42 @@ impl Index {
             tables: Tables::new(table_bytes),
             packs: HashMap::new(),
             bad: Bad::default(),
+            condemned: HashSet::new(),
         };
         Self {
             catalog,
             seal,
             store,
             state: Mutex::new(state),
+            recorder: RwLock::default(),
+        }
+    }
+
+    /// Tells this one, from now on, what is relied on.
+    pub(crate) fn record(&self, recorder: Option<Arc<dyn Recorder>>) {
+        *self
+            .recorder
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = recorder;
+    }
+
+    /// The packs that nobody may rely on any more.
+    pub(crate) fn condemned(&self) -> HashSet<u64> {
+        self.lock().condemned.clone()
+    }
+
+    /// Says that nobody may rely on these packs any more.
+    pub(crate) fn condemn(&self, packs: impl IntoIterator<Item = u64>) {
+        self.lock().condemned.extend(packs);
+    }
+
+    /// Forgets packs that are to be deleted: they are looked for in the
+    /// catalog from now on.
+    pub(crate) fn forget(&self, packs: &[u64]) {
+        let mut state = self.lock();
+        for number in packs {
+            state.tables.remove(*number);
+            state.packs.remove(number);
         }
     }
 
@@ -280,13 +231,28 @@ impl Index {
     }
 
     /// Where each of these frames stands, be it in a pack that is not durable
-    /// yet; none for those that the vault does not hold, or no longer can give.
+    /// yet; none for those that the vault does not hold, no longer can give, or
+    /// is about to delete. For who relies on them: see
+    /// [`Vault::gate`](crate::vault::Vault::gate).
     pub(crate) async fn locate(
         &self,
         content: Content,
         digests: &[ChunkDigest],
     ) -> Result<Vec<Option<Location>>> {
-        self.locate_in(content, digests, true).await
+        let found = self.locate_in(content, digests, true).await?;
+        let recorder = self
+            .recorder
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(recorder) = recorder {
+            for (digest, location) in digests.iter().zip(&found) {
+                if let Some(location) = location {
+                    recorder.relied_on(content, digest, location.pack);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Where each of these frames stands in a durable pack.
@@ -319,6 +285,9 @@ impl Index {
                 .then(|| state.pending.get(&(content, *digest)).copied())
                 .flatten()
                 .or_else(|| state.tables.find(content, digest))
+                // A condemned pack may go at any time for who begins now, and
+                // what is needed of it stands elsewhere.
+                .filter(|at| !state.condemned.contains(&at.pack))
         };
         {
             let state = self.lock();
@@ -348,8 +317,9 @@ impl Index {
             }
             let sought: Vec<_> = asked.iter().map(|at| digests[*at]).collect();
             let answers = self.ask(content, &sought).await?;
+            let state = self.lock();
             for (at, answer) in asked.into_iter().zip(answers) {
-                found[at] = answer;
+                found[at] = answer.filter(|at| !pending || !state.condemned.contains(&at.pack));
             }
         }
     }
@@ -437,6 +407,13 @@ impl Index {
         Ok(())
     }
 
+    /// The table of a durable pack.
+    pub(crate) async fn table(&self, number: u64) -> Result<(Arc<Pack>, Vec<TableEntry>)> {
+        let (pack, record) = self.load_pack(number).await?;
+        let entries = self.read_table(&pack, &record).await?;
+        Ok((pack, entries))
+    }
+
     async fn read_table(&self, pack: &Pack, record: &PackRecord) -> Result<Vec<TableEntry>> {
         let end = record.bytes.saturating_sub(FOOTER_LENGTH as u64);
         let start = end.saturating_sub(u64::from(record.table_bytes));
@@ -444,41 +421,5 @@ impl Index {
         let header = table::encode_header(pack.name, pack.kind);
         table::decode(&mut sealed, start, &header, &pack.key)
             .map_err(|error| error.within(format_args!("pack {}", pack.name)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn bad_frames_are_remembered_within_bounds() {
-        let mut bad = Bad::default();
-        let frame = |number: usize| (Content::Chunk, ChunkDigest::of(&number.to_le_bytes()));
-        for number in 0..BAD_REMEMBERED + 10 {
-            bad.insert(frame(number));
-            if number % 3 == 0 {
-                bad.remove(&frame(number));
-            }
-        }
-        assert!(bad.frames.len() <= BAD_REMEMBERED && bad.order.len() <= BAD_REMEMBERED);
-        assert!(!bad.frames.contains(&frame(1)));
-        assert!(bad.frames.contains(&frame(BAD_REMEMBERED + 9)));
-    }
-
-    proptest! {
-        #[test]
-        fn locations_round_trip(pack: u64, offset in 0..=MAX_OFFSET, plain_length in 0..=MAX_CONTENT_LENGTH, part in 0..=64u32) {
-            let payload_length = plain_length / 64 * part;
-            let location = Location { pack, offset, payload_length, plain_length };
-            prop_assert_eq!(Location::decode(&location.encode()).unwrap(), location);
-        }
-
-        #[test]
-        fn any_entry_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
-            let _ = Location::decode(&bytes);
-        }
     }
 }

@@ -74,6 +74,15 @@ impl PackName {
         }
     }
 
+    /// The pack of a file's name, if it is a complete one's.
+    pub(crate) fn parse_file(file: &str) -> Option<(Self, PackKind)> {
+        let (name, suffix) = file.split_once('.')?;
+        let kind = [PackKind::Data, PackKind::Map]
+            .into_iter()
+            .find(|kind| kind.suffix() == suffix)?;
+        Some((Self::try_from(name.to_owned()).ok()?, kind))
+    }
+
     /// The object's path under the vault's prefix.
     pub(crate) fn path(self, kind: PackKind) -> String {
         format!("packs/{self}.{}", kind.suffix())

@@ -206,7 +206,7 @@ impl PackReader {
     }
 
     /// Reads a range of a pack that the catalog names.
-    async fn read(&self, pack: &Pack, range: Range<u64>) -> Result<Vec<u8>> {
+    pub(crate) async fn read(&self, pack: &Pack, range: Range<u64>) -> Result<Vec<u8>> {
         match self.store.read(&pack.path, range).await {
             Err(error) => Err(self.must_be_there(error).await),
             Ok(read) => {

@@ -30,7 +30,9 @@
 use backstop_core::{ChunkDigest, Encoding, Error, Result};
 
 use super::frame::{Content, FrameHeader};
+use super::index::Pack;
 use super::name::{PackKind, PackName};
+use super::sink::PackStore;
 use crate::codec::{Reader, put_varint};
 use crate::seal::SealingKey;
 
@@ -82,8 +84,7 @@ pub(crate) struct TableEntry {
     pub(crate) header: FrameHeader,
 }
 
-/// The size of the sealed table, from a footer: needed only by a rebuild.
-#[cfg(any(test, feature = "fuzzing"))]
+/// The size of the sealed table, from a footer.
 pub(crate) fn decode_footer(bytes: &[u8]) -> Result<usize> {
     let mut reader = Reader::new("a pack's footer", bytes);
     let length = reader.u32()?;
@@ -92,6 +93,30 @@ pub(crate) fn decode_footer(bytes: &[u8]) -> Result<usize> {
     }
     reader.finish()?;
     Ok(length as usize)
+}
+
+/// The table of a pack of this length that the catalog does not know.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`](backstop_core::ErrorKind::Corrupt) if it is no whole
+/// pack; those of the store.
+pub(crate) async fn read(
+    store: &dyn PackStore,
+    pack: &Pack,
+    bytes: u64,
+) -> Result<Vec<TableEntry>> {
+    let within = |error: Error| error.within(format_args!("pack {}", pack.name));
+    let end = bytes
+        .checked_sub(FOOTER_LENGTH as u64)
+        .ok_or_else(|| within(Error::corrupt("it is too short")))?;
+    let footer = store.read(&pack.path, end..bytes).await?;
+    let length = decode_footer(&footer).map_err(within)? as u64;
+    let start = end
+        .checked_sub(length)
+        .ok_or_else(|| within(Error::corrupt("its table is longer than it")))?;
+    let mut sealed = store.read(&pack.path, start..end).await?;
+    let header = encode_header(pack.name, pack.kind);
+    decode(&mut sealed, start, &header, &pack.key).map_err(within)
 }
 
 /// The sealed table and the footer of a pack whose frames end at `offset`.

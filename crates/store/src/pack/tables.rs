@@ -76,8 +76,9 @@ impl Tables {
         }
     }
 
-    fn remove(&mut self, number: u64) {
+    pub(super) fn remove(&mut self, number: u64) {
         let entries = self.tables.remove(&number).unwrap_or_default();
+        self.order.retain(|held| *held != number);
         self.held -= entries.len() * ENTRY_WEIGHT;
         for entry in entries {
             let start = start_of(&entry.digest);

@@ -10,9 +10,10 @@ use metrics::counter;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use super::frame::{self, PlainFrame};
+use super::frame::PlainFrame;
 use super::index::{Index, Location, Pack};
 use super::name::{PackKind, PackName};
+use super::runs::{Runs, batch, seal_run};
 use super::sink::{PackSink, PackStore};
 use super::table::{self, HEADER_LENGTH, TableEntry};
 use crate::catalog::{Batch, Catalog, NEXT_PACK, PACKS, numbered_key};
@@ -42,13 +43,20 @@ struct Shared {
     epoch: u64,
     pack_bytes: u64,
     runs: Runs,
-    next_number: AtomicU64,
-    /// One more than the highest number of a pack in the catalog.
-    next_indexed: Mutex<u64>,
+    numbers: Arc<Numbers>,
     data: Mutex<Option<OpenPack>>,
     maps: Mutex<Option<OpenPack>>,
     finishing: Mutex<JoinSet<Result<()>>>,
     failures: SyncMutex<Failures>,
+}
+
+/// What packs are numbered by.
+#[derive(Debug)]
+struct Numbers {
+    next: AtomicU64,
+    /// One more than the highest number of a pack in the catalog. Held by who
+    /// changes the index.
+    indexed: Mutex<u64>,
 }
 
 /// Packs that could not be stored. A synchronization that was under way then
@@ -72,6 +80,8 @@ struct OpenPack {
 /// is told.
 struct Frames {
     shared: Weak<Shared>,
+    /// Outlives a writer that goes away with packs under way.
+    index: Arc<Index>,
     number: u64,
     entries: Vec<TableEntry>,
     settled: bool,
@@ -89,12 +99,12 @@ impl Frames {
 
 impl Drop for Frames {
     fn drop(&mut self) {
-        if !self.settled
-            && let Some(shared) = self.shared.upgrade()
-        {
+        if !self.settled {
             let entries = std::mem::take(&mut self.entries);
-            shared.index.settle(self.number, entries, None);
-            shared.failed(&Error::internal("writing a pack stopped in the middle"));
+            self.index.settle(self.number, entries, None);
+            if let Some(shared) = self.shared.upgrade() {
+                shared.failed(&Error::internal("writing a pack stopped in the middle"));
+            }
         }
     }
 }
@@ -121,6 +131,10 @@ pub(crate) struct PackWriterParts {
 impl PackWriter {
     pub(crate) fn new(parts: PackWriterParts) -> Self {
         let epoch = parts.catalog.epoch();
+        let numbers = Numbers {
+            next: parts.next_number.into(),
+            indexed: Mutex::new(parts.next_number),
+        };
         Self {
             shared: Arc::new(Shared {
                 store: parts.store,
@@ -131,14 +145,41 @@ impl PackWriter {
                 epoch,
                 pack_bytes: parts.pack_bytes,
                 runs: Runs::default(),
-                next_number: parts.next_number.into(),
-                next_indexed: Mutex::new(parts.next_number),
+                numbers: Arc::new(numbers),
                 data: Mutex::default(),
                 maps: Mutex::default(),
                 finishing: Mutex::default(),
                 failures: SyncMutex::default(),
             }),
         }
+    }
+
+    /// Another one, with packs of its own: what it loses is no loss of those
+    /// who write here.
+    pub(crate) fn apart(&self) -> Self {
+        let shared = &self.shared;
+        Self {
+            shared: Arc::new(Shared {
+                store: Arc::clone(&shared.store),
+                catalog: Arc::clone(&shared.catalog),
+                seal: Arc::clone(&shared.seal),
+                index: Arc::clone(&shared.index),
+                cpu: shared.cpu.clone(),
+                epoch: shared.epoch,
+                pack_bytes: shared.pack_bytes,
+                runs: Runs::default(),
+                numbers: Arc::clone(&shared.numbers),
+                data: Mutex::default(),
+                maps: Mutex::default(),
+                finishing: Mutex::default(),
+                failures: SyncMutex::default(),
+            }),
+        }
+    }
+
+    /// Keeps the index as it is, but for who holds this.
+    pub(crate) async fn hold_index(&self) -> impl Send + '_ {
+        self.shared.numbers.indexed.lock().await
     }
 
     /// How many packs were lost so far. Who began at another count has to
@@ -234,7 +275,7 @@ impl Shared {
         let pack = Pack::new(PackName::generate(self.epoch)?, kind, &self.seal)?;
         let mut sink = self.store.create(&pack.path).await?;
         sink.write(&table::encode_header(pack.name, kind)).await?;
-        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let number = self.numbers.next.fetch_add(1, Ordering::Relaxed);
         Ok(OpenPack {
             number,
             pack,
@@ -242,6 +283,7 @@ impl Shared {
             offset: HEADER_LENGTH as u64,
             frames: Frames {
                 shared: Arc::downgrade(self),
+                index: Arc::clone(&self.index),
                 number,
                 entries: Vec::new(),
                 settled: false,
@@ -408,7 +450,7 @@ impl Shared {
     ) -> Result<()> {
         // Packs finish in any order, two at once. The counter that is written
         // last must be the highest, or the next owner gives a number twice.
-        let mut next = self.next_indexed.lock().await;
+        let mut next = self.numbers.indexed.lock().await;
         *next = (*next).max(number + 1);
         let mut batch = Batch::default();
         batch.put(&numbered_key(PACKS, number), &record::encode(record)?);
@@ -427,64 +469,6 @@ fn finished(done: Option<std::result::Result<Result<()>, tokio::task::JoinError>
         Some(Err(error)) => Err(Error::internal("finishing a pack panicked").with_source(error)),
         None => Ok(()),
     }
-}
-
-/// Frames are sealed in batches of about this many bytes.
-const BATCH: usize = 1 << 20;
-
-/// How many of the frames, at least one, make a batch.
-fn batch(frames: &[PlainFrame]) -> usize {
-    let mut length = 0;
-    let full = frames.iter().position(|frame| {
-        length += frame.header.frame_length();
-        length > BATCH
-    });
-    full.unwrap_or(frames.len()).max(1)
-}
-
-/// Memory for sealed batches, used again: an allocator would keep one for each
-/// thread that ever sealed one.
-#[derive(Debug, Default)]
-struct Runs(SyncMutex<Vec<Vec<u8>>>);
-
-impl Runs {
-    /// How many are kept, and how large they may be, in bytes.
-    const KEPT: usize = 2;
-    const LARGEST: usize = 2 * BATCH;
-
-    fn take(&self) -> Vec<u8> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.pop().unwrap_or_default()
-    }
-
-    fn give_back(&self, mut run: Vec<u8>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < Self::KEPT && run.capacity() <= Self::LARGEST {
-            run.clear();
-            kept.push(run);
-        }
-    }
-}
-
-fn seal_run(
-    mut run: Vec<u8>,
-    key: &crate::seal::SealingKey,
-    start: u64,
-    frames: &[PlainFrame],
-) -> Result<(Vec<u8>, Vec<TableEntry>)> {
-    let length = frames.iter().map(|frame| frame.header.frame_length()).sum();
-    run.reserve(length);
-    let mut entries = Vec::with_capacity(frames.len());
-    for frame in frames {
-        let offset = start + run.len() as u64;
-        entries.push(TableEntry {
-            digest: frame.digest,
-            offset,
-            header: frame.header,
-        });
-        frame::seal_into(&mut run, start, frame, key)?;
-    }
-    Ok((run, entries))
 }
 
 #[cfg(test)]

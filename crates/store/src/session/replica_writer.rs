@@ -40,6 +40,7 @@ impl ReplicaWriter for Session {
     }
 
     async fn write(&self, update: RegionUpdate) -> Result<WriteOutcome> {
+        let _relying = self.vault.gate.read().await;
         let extent = update.at.region.extent(
             self.begin
                 .streams
@@ -99,7 +100,7 @@ impl ReplicaWriter for Session {
             if stream.leaves.len() >= self.writing.0.leaves_each() {
                 self.fold(&mut state, update.at.stream).await?;
             }
-            if state.run_bytes >= RUN {
+            if self.is_run(state.run_bytes, RUN) {
                 // Before the run is taken: a caller that goes away while this
                 // waits must leave it where it is.
                 let hold = self.hold().await;
@@ -118,7 +119,7 @@ impl ReplicaWriter for Session {
         if let Some((run, hold)) = run {
             self.append_run(run, hold).await?;
         }
-        if self.nodes.waiting() >= NODE_RUN {
+        if self.is_run(self.nodes.waiting(), NODE_RUN) {
             self.append_nodes().await?;
         }
         Ok(WriteOutcome {
@@ -127,6 +128,7 @@ impl ReplicaWriter for Session {
     }
 
     async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>> {
+        let _relying = self.vault.gate.read().await;
         let map = self.region_to_compare(at).await?;
         self.flush_for(&map).await?;
         crate::check::slices(&self.vault, &map, self.begin.verify).await
@@ -137,12 +139,14 @@ impl ReplicaWriter for Session {
         at: &RegionAddress,
         ranges: &[Extent],
     ) -> Result<Vec<Option<ChunkDigest>>> {
+        let _relying = self.vault.gate.read().await;
         let map = self.region(at).await?;
         self.flush_for(&map).await?;
         crate::check::block_digests(&self.vault, &map, ranges).await
     }
 
     async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()> {
+        let _relying = self.vault.gate.read().await;
         let due = {
             let mut state = self.state.lock().await;
             self.check(&state)?;
@@ -161,6 +165,7 @@ impl ReplicaWriter for Session {
     }
 
     async fn suspend(&self) -> Result<()> {
+        let _relying = self.vault.gate.read().await;
         let behind = {
             let state = self.state.lock().await;
             !state.over && state.mark() != state.durable

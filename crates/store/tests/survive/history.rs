@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use backstop_core::{
-    ErrorKind, Maintenance, NewPoint, PointId, RecoveryStore, Result, SourceName, StoreBegin,
+    CollectOptions, CollectReport, ErrorKind, Maintenance, NewPoint, NoMonitor, PointId,
+    RecoveryStore, Result, SourceName, StoreBegin,
 };
 use backstop_store::DedupStore;
 
@@ -116,6 +117,13 @@ impl History {
             known.points.retain(|kept| !points.contains(&kept.id));
         });
         Ok(())
+    }
+
+    /// Gives space back.
+    pub(crate) async fn collect(&self, vault: &DedupStore) -> Result<CollectReport> {
+        let mut options = CollectOptions::default();
+        options.rewrite_below = 90;
+        vault.collect(&options, &NoMonitor).await
     }
 
     /// Checks that a vault holds what it reported and nothing half made, and

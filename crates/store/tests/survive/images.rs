@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use backstop_core::{
-    ByteCount, ByteOffset, Chunker, Codecs, Deduplication, HashedChunk, NewPoint, Piece,
+    ByteCount, ByteOffset, Chunker, Codecs, Deduplication, ErrorKind, HashedChunk, NewPoint, Piece,
     PieceContent, PointFacts, PointId, PointKind, REGION_LENGTH, RegionAddress, RegionIndex,
     RegionUpdate, ReplicaState, ReplicaWriter, Result, SliceContent, SnapshotId, SourceName,
     StoreBegin, StreamName, StreamSpec, SynchronizationId, Timestamp, VerifiedChunk, region_count,
@@ -22,6 +22,8 @@ pub(crate) struct Machine {
     pub(crate) head: Option<PointId>,
     /// What changed since.
     pub(crate) changed: Vec<Range<usize>>,
+    /// From what it is told which chunks are needed.
+    pub(crate) deduplication: Deduplication,
 }
 
 /// Random bytes of which about a half compresses.
@@ -39,6 +41,7 @@ impl Machine {
             bytes: vec![0; length],
             head: None,
             changed: Vec::new(),
+            deduplication: Deduplication::OwnReplica,
         }
     }
 
@@ -47,6 +50,12 @@ impl Machine {
         let end = (at + length).min(self.bytes.len());
         self.bytes[at..end].copy_from_slice(&noise(random, end - at));
         self.changed.push(at..end);
+    }
+
+    /// Writes what it held at another time in the place of everything.
+    pub(crate) fn revert(&mut self, to: &[u8]) {
+        self.bytes.copy_from_slice(to);
+        self.changed.push(0..to.len());
     }
 
     /// Makes `count` random changes of at most `longest` bytes, some of them
@@ -75,7 +84,7 @@ impl Machine {
                 length: ByteCount(self.bytes.len() as u64),
             }],
             base: self.head,
-            deduplication: Deduplication::OwnReplica,
+            deduplication: self.deduplication,
             kind: kind(self.head),
             verify: false,
         }
@@ -165,8 +174,13 @@ pub(crate) async fn send_region(
     }
     let digests: Vec<_> = update.chunks.iter().map(VerifiedChunk::digest).collect();
     let mut needed = writer.needed(&update.at, &digests).await?.into_iter();
+    let all = update.clone();
     update.chunks.retain(|_| needed.next().unwrap_or(true));
-    writer.write(update).await.map(drop)
+    match writer.write(update).await {
+        // It was there when that was asked.
+        Err(error) if error.kind() == ErrorKind::ChunkMissing => writer.write(all).await.map(drop),
+        written => written.map(drop),
+    }
 }
 
 /// Runs shorter than this are one chunk.

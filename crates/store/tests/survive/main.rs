@@ -13,9 +13,11 @@
     reason = "a test fails by panicking and says why; how long real failures take is real time"
 )]
 
+mod collecting;
 mod damage;
 mod faults;
 mod fencing;
+mod folding;
 mod full;
 mod growth;
 mod healing;

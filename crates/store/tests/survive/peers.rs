@@ -100,15 +100,25 @@ fn put(address: &str, path: &str, headers: &str) -> String {
 /// made over a first, which conditional puts decide.
 async fn conforms(store: Arc<dyn ObjectStore>) {
     let number = AtomicUsize::new(0);
+    let last: tokio::sync::Mutex<Option<DedupStore>> = tokio::sync::Mutex::default();
     recovery_store(async || {
+        // One that is only dropped goes on asking the server.
+        if let Some(vault) = last.lock().await.take() {
+            vault.close().await.unwrap();
+        }
         let prefix = format!("vault-{}", number.fetch_add(1, Ordering::Relaxed));
         let made = DedupStore::on(Arc::clone(&store), &prefix)
             .with_credential(Credential::key([9; 32]))
             .create()
-            .await;
-        Arc::new(made.unwrap()) as Arc<dyn StoreUnderTest>
+            .await
+            .unwrap();
+        *last.lock().await = Some(made.clone());
+        Arc::new(made) as Arc<dyn StoreUnderTest>
     })
     .await;
+    if let Some(vault) = last.lock().await.take() {
+        vault.close().await.unwrap();
+    }
     let again = DedupStore::on(Arc::clone(&store), "vault-0").create().await;
     assert_eq!(
         again.map(drop).unwrap_err().kind(),

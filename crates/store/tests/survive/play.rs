@@ -1,10 +1,15 @@
 //! What a vault is put through, step by step, beside plain images that it must
 //! agree with: for random sequences and for the fuzzer's.
 
-use backstop_core::{PointId, RecoveryStore};
+use std::sync::Arc;
+
+use backstop_core::{
+    ByteOffset, ErrorKind, FoldOptions, Maintenance, NoMonitor, PointId, Recovery, RecoveryStore,
+    StreamName,
+};
 use backstop_store::{DedupStore, DedupStoreBuilder};
 
-use crate::history::History;
+use crate::history::{History, Kept};
 use crate::images::{self, Machine};
 
 /// One thing that happens.
@@ -20,6 +25,16 @@ pub(crate) enum Step {
     Continue(usize),
     /// Points are removed.
     Expire(Vec<PointId>),
+    /// Space is given back.
+    Collect,
+    /// Space is given back while a synchronization is under way.
+    CollectMeanwhile(usize),
+    /// A machine's newest point is made cheaper to read.
+    Fold(usize),
+    /// A point is opened, to be read later.
+    Open(PointId),
+    /// What was opened is read and closed.
+    Close,
     /// The process dies, and the vault is opened again.
     Crash,
     /// The vault is closed and opened again.
@@ -33,6 +48,8 @@ pub(crate) struct Play<B> {
     pub(crate) history: History,
     pub(crate) random: fastrand::Rng,
     pub(crate) machines: Vec<Machine>,
+    /// Images that were opened, and what they hold, whatever expires.
+    opened: Vec<(Kept, Arc<dyn Recovery>)>,
 }
 
 impl<B: Fn() -> DedupStoreBuilder> Play<B> {
@@ -46,6 +63,7 @@ impl<B: Fn() -> DedupStoreBuilder> Play<B> {
             machines: machines
                 .map(|(name, length)| Machine::new(name, length))
                 .collect(),
+            opened: Vec::new(),
         }
     }
 
@@ -65,6 +83,7 @@ impl<B: Fn() -> DedupStoreBuilder> Play<B> {
 
     /// Drops the vault as a crash does, and opens it again.
     async fn crash(&mut self) {
+        self.opened.clear();
         self.vault = None;
         self.vault = Some((self.builder)().open().await.unwrap());
     }
@@ -109,12 +128,65 @@ impl<B: Fn() -> DedupStoreBuilder> Play<B> {
             Step::Expire(points) => {
                 self.history.expire(&self.vault(), &points).await.unwrap();
             }
+            Step::Collect => self.collect().await,
+            Step::CollectMeanwhile(at) => {
+                let begin = self.machines[at].begin(&mut self.random);
+                let vault = self.vault();
+                let writer = vault.begin(begin.clone()).await.unwrap();
+                // Anywhere in the collection.
+                let turns = self.random.u32(..400);
+                let sending = async {
+                    for _ in 0..turns {
+                        tokio::task::yield_now().await;
+                    }
+                    images::send(&*writer, &self.machines[at]).await.unwrap();
+                };
+                futures::join!(sending, self.collect());
+                self.collect().await;
+                let (mut group, begins) = ([&mut self.machines[at]], [begin]);
+                self.history
+                    .commit(&vault, &mut self.random, &mut group, &begins)
+                    .await
+                    .unwrap();
+            }
+            Step::Fold(at) => {
+                let mut options = FoldOptions::default();
+                options.worth = 110;
+                let name = &self.machines[at].name;
+                let folded = self.vault().fold(name, &options, &NoMonitor).await;
+                if let Err(error) = folded {
+                    // There is no point yet, or a synchronization was left.
+                    let kinds = [ErrorKind::NotFound, ErrorKind::Conflict];
+                    assert!(kinds.contains(&error.kind()), "{error}");
+                }
+            }
+            Step::Open(id) => {
+                let known = self.history.known().points;
+                if let Some(kept) = known.into_iter().find(|kept| kept.id == id) {
+                    let disk = StreamName::disk();
+                    let image = self.vault().open(id, &disk).await.unwrap();
+                    self.opened.push((kept, image));
+                }
+            }
+            Step::Close => {
+                for (kept, image) in std::mem::take(&mut self.opened) {
+                    let length = image.geometry().length;
+                    let read = image.read(ByteOffset(0), length).await.unwrap();
+                    assert!(read[..] == kept.image[..], "{} is not what it was", kept.id);
+                }
+            }
             Step::Crash => self.crash().await,
             Step::Reopen => {
+                self.opened.clear();
                 self.vault().close().await.unwrap();
                 self.crash().await;
             }
         }
+    }
+
+    async fn collect(&self) {
+        let report = self.history.collect(&self.vault()).await.unwrap();
+        assert_eq!(report.unreadable.count, 0, "{report:?}");
     }
 
     /// Checks all that was ever reported.

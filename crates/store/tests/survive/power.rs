@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use backstop_core::{ErrorKind, ManualClock, RecoveryStore, Result, Timestamp};
+use backstop_core::{ErrorKind, Maintenance, ManualClock, RecoveryStore, Result, Timestamp};
 use backstop_store::{Credential, DedupStore, VaultSettings};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -86,7 +86,7 @@ fn builder(
 const DISK: usize = 9 << 20;
 
 /// A vault's life: create, initial, express full, a group, checkpoints,
-/// expiry, close, and a short second run.
+/// expiry, collection, folding, close, and a short second run.
 async fn life(
     store: Arc<dyn ObjectStore>,
     clock: Arc<ManualClock>,
@@ -113,11 +113,18 @@ async fn life(
     }
     history.protect(&vault, &mut random, &mut [&mut c]).await?;
     history.expire(&vault, &first).await?;
+    history.collect(&vault).await?;
+    let mut options = backstop_core::FoldOptions::default();
+    options.worth = 101;
+    vault
+        .fold(&a.name, &options, &backstop_core::NoMonitor)
+        .await?;
     vault.close().await?;
     clock.advance(Duration::from_mins(1));
     let vault = builder(store, &clock).open().await?;
     b.scribble(&mut random, 2, 2_000);
     history.protect(&vault, &mut random, &mut [&mut b]).await?;
+    history.collect(&vault).await?;
     vault.close().await
 }
 
@@ -172,6 +179,11 @@ async fn recover(store: &Arc<dyn ObjectStore>, history: &History, seed: u64) -> 
             .await;
         next.expect("the next synchronization works");
     }
+    history.check(&vault).await;
+    history
+        .collect(&vault)
+        .await
+        .expect("the next collection works");
     history.check(&vault).await;
     vault.close().await.unwrap();
     let reader = builder(Arc::clone(store), &clock).open_read_only().await;

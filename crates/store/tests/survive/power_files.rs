@@ -52,6 +52,7 @@ async fn life(place: &Path, seed: u64, tell: &(dyn Fn(&Known) + Sync)) -> Result
     tell(&history.known());
     history.expire(&vault, &first).await?;
     tell(&history.known());
+    history.collect(&vault).await?;
     vault.close().await?;
     drop(vault);
     let vault = at(place).open().await?;

@@ -63,19 +63,34 @@ async fn a_reader_sees_its_points_while_the_owner_expires_them_and_writes_nothin
     let reader = on(watched).open_read_only().await.unwrap();
     history.check(&reader).await;
 
+    let disk = backstop_core::StreamName::disk();
+    let begun = reader.open(first[0], &disk).await.unwrap();
     for _ in 0..6 {
         machine.scribble(&mut random, 6, 50_000);
         history.protect_one(&owner, &mut random, &mut machine).await;
     }
-    history.expire(&owner, &first).await.unwrap();
+    machine.write(&mut random, 0, 5_000_000);
+    history.protect_one(&owner, &mut random, &mut machine).await;
+    let all: Vec<_> = history.known().points.iter().map(|kept| kept.id).collect();
+    let (_, expired) = all.split_last().unwrap();
+    history.expire(&owner, expired).await.unwrap();
     history.check(&owner).await;
+    let collected = history.collect(&owner).await.unwrap();
+    assert!(collected.dropped.count > 0 && collected.waiting.count > 0);
+    assert_eq!(
+        (collected.deleted.count, collected.readers),
+        (0, 1),
+        "{collected:?}"
+    );
+
+    // What it has begun to read it reads to the end.
+    let length = begun.geometry().length;
+    let read = begun.read(backstop_core::ByteOffset(0), length).await;
+    assert!(read.unwrap()[..] == old.points[0].image[..]);
 
     // The reader's view is the one that it opened, or a later one; what it has
     // seen it can restore.
-    let image = reader
-        .open(first[0], &backstop_core::StreamName::disk())
-        .await;
-    match image {
+    match reader.open(first[0], &disk).await {
         Ok(_) => holds(&reader, &old.points[0]).await,
         Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
     }
@@ -94,14 +109,19 @@ async fn a_reader_sees_its_points_while_the_owner_expires_them_and_writes_nothin
     }
     reader.close().await.unwrap();
 
-    // SlateDB's registration of a reader is a checkpoint in a new manifest:
-    // nothing else is written.
+    // SlateDB's registration of a reader is a checkpoint in a new manifest, ours
+    // an object of its own: nothing else is written.
     let changes = witness.changes.lock().unwrap().clone();
     let others: Vec<_> = changes
         .iter()
         .filter(|change| !change.starts_with("Put vault/db/manifest/"))
+        .filter(|change| !change.contains(" vault/readers/"))
         .collect();
     assert!(others.is_empty(), "a reader changed {others:?}");
+
+    let collected = history.collect(&owner).await.unwrap();
+    assert!(collected.deleted.count > 0, "{collected:?}");
+    assert_eq!((collected.waiting.count, collected.readers), (0, 0));
 
     let late = on(Arc::clone(&store)).open_read_only().await.unwrap();
     history.check(&late).await;

@@ -224,6 +224,10 @@ async fn storm(seed: u64, rounds: u64, tally: &mut Tally) {
                 }
             }
         }
+        if random.u8(..3) == 0 {
+            let collected = timed("collecting", history.collect(&vault)).await;
+            collected.err().iter().for_each(is_honest);
+        }
         luck.strike(0);
         let Err(error) = done else {
             history.check(&vault).await;
@@ -251,6 +255,8 @@ async fn storm(seed: u64, rounds: u64, tally: &mut Tally) {
             history.catch_up(machine);
         }
     }
+    history.collect(&vault).await.unwrap();
+    history.check(&vault).await;
     vault.close().await.unwrap();
     let vault = builder(&store).open_read_only().await.unwrap();
     history.check(&vault).await;

@@ -4,7 +4,8 @@ use super::rig::{Rig, Run, Source, address};
 use crate::conformance::claim;
 use crate::conformance::model::{self, Edit};
 use crate::{
-    ErrorKind, PointId, PointKind, REGION_LENGTH, RecoveryPoint, RegionIndex, region_count,
+    ErrorKind, ExtentSet, NoMonitor, PointId, PointKind, REGION_LENGTH, RecoveryPoint, RegionIndex,
+    VerifyOptions, VerifyReport, region_count,
 };
 
 const REGION: u64 = REGION_LENGTH as u64;
@@ -29,6 +30,33 @@ async fn missing(rig: &Rig, source: &Source, point: PointId) -> usize {
         missing += found.missing.len();
     }
     missing
+}
+
+/// Where they are.
+async fn missing_ranges(rig: &Rig, source: &Source, point: PointId) -> ExtentSet {
+    let opened = rig.store.open(point, &source.images[0].0).await;
+    let image = claim::succeeds(opened, "an image of a damaged point opens");
+    let length = image.geometry().length;
+    let mut missing = ExtentSet::new();
+    for region in 0..region_count(length) {
+        let found = image.recover(RegionIndex(region).extent(length)).await;
+        let found = claim::succeeds(found, "a range is recovered around damage");
+        let start = RegionIndex(region).start();
+        for (range, _) in found.missing {
+            // Told relative to the image.
+            claim::holds(range.offset() >= start, "ranges are those of the image");
+            missing.insert(range);
+        }
+    }
+    missing
+}
+
+async fn verified(rig: &Rig) -> VerifyReport {
+    let report = rig
+        .store
+        .verify(&VerifyOptions::default(), &NoMonitor)
+        .await;
+    claim::succeeds(report, "a damaged vault is verified")
 }
 
 /// How many slices of an image have no digest.
@@ -56,6 +84,18 @@ pub(super) async fn a_check_heals_damage(rig: &mut Rig, damage: &impl AsyncFn(&R
     let head = rig.protect(&mut source, &change).await;
     damage(&old).await;
     damage(&head).await;
+    let found = verified(rig).await;
+    claim::holds(found.damaged > 0, "a verification finds damage");
+    for (point, model) in [(old.id, &before), (head.id, &source)] {
+        let ranges = found.ranges.iter().filter(|range| range.point == point);
+        let told: ExtentSet = ranges.filter_map(|range| range.extent).collect();
+        let missing = missing_ranges(rig, model, point).await;
+        claim::equal(
+            &told.iter().collect::<Vec<_>>(),
+            &missing.iter().collect::<Vec<_>>(),
+            "a verification tells the ranges that can't be brought back",
+        );
+    }
     claim::holds(
         missing(rig, &source, old.id).await > 0,
         "damaged ranges are missing",
@@ -81,4 +121,6 @@ pub(super) async fn a_check_heals_damage(rig: &mut Rig, damage: &impl AsyncFn(&R
     rig.holds(head.id, &source).await;
     // It shares all but what was written over, and that was sent again too.
     rig.holds(old.id, &before).await;
+    let healed = verified(rig).await;
+    claim::equal(&healed.ranges, &Vec::new(), "what is healed is whole");
 }

@@ -2,6 +2,7 @@
 //! [`Recovery`](crate::Recovery) and [`Maintenance`].
 
 mod chunks;
+mod collecting;
 mod commits;
 mod comparison;
 mod content;
@@ -79,6 +80,12 @@ pub async fn recovery_store(make: impl AsyncFn() -> Arc<dyn StoreUnderTest>) {
         upkeep::marks_are_kept,
         upkeep::states_are_kept,
         upkeep::statistics_count,
+        collecting::what_is_whole_verifies,
+        collecting::what_nobody_needs_goes,
+        collecting::what_went_can_be_stored_again,
+        collecting::who_reads_can_read_on,
+        collecting::what_is_being_written_stays,
+        collecting::what_was_suspended_stays,
     );
     for seed in 1..=6 {
         recovery_store_by_seed(&make, seed).await;

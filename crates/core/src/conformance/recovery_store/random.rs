@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::comparison;
 use super::rig::{Rig, Run, Source};
+use super::{collecting, comparison};
 use crate::conformance::claim;
 use crate::conformance::model::Edit;
 use crate::{Marks, PointId, REGION_LENGTH, RegionIndex};
@@ -50,6 +50,9 @@ pub(super) async fn sequence(rig: &mut Rig, seed: u64) {
         }
         if rig.random.u8(..4) == 0 {
             mark(rig, &mut kept).await;
+        }
+        if rig.random.u8(..8) == 0 {
+            collecting::collect(rig).await;
         }
         check_one(rig, &kept).await;
     }
@@ -128,6 +131,9 @@ async fn edited(rig: &mut Rig, source: &mut Source) -> Run {
                 .progress(*stream, RegionIndex(region.0 + 1))
                 .await;
             claim::succeeds(told, "progress is taken");
+        }
+        if rig.random.u8(..100) == 0 {
+            collecting::collect(rig).await;
         }
         if interruptions < 3 && rig.random.u8(..6) == 0 {
             interruptions += 1;

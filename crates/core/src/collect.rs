@@ -1,0 +1,110 @@
+//! Collection: what is asked of it, and what it tells.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ByteCount;
+
+/// How a vault's space is given back.
+///
+/// The budgets bound what one run does, not what is right: a run that meets
+/// one stops between two packs, and the next goes on from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CollectOptions {
+    /// Nothing is changed; the report tells what would be.
+    pub dry_run: bool,
+    /// A pack of which less than this share is needed is rewritten, in percent
+    /// of its bytes: what is needed of it moves to a new pack. More gives back
+    /// more space and writes more.
+    pub rewrite_below: u8,
+    /// No more than this is written anew.
+    pub most_rewritten: ByteCount,
+    /// No pack is begun after this time, by the vault's clock. Finding out what
+    /// is needed is always done to its end.
+    pub most_time: Option<Duration>,
+    /// No pack is begun after this many requests to the store that read packs,
+    /// write them or delete them. Finding out what is needed counts, and is
+    /// always done to its end.
+    pub most_requests: Option<u64>,
+    /// What the memory for marking may be. Where the vault holds more chunks
+    /// than fit (12 bytes each), only some of its packs are looked at.
+    pub memory: ByteCount,
+}
+
+impl Default for CollectOptions {
+    /// Packs of which less than 60 % is needed are rewritten, without a bound;
+    /// 160 MiB, which is enough for 13 million chunks.
+    fn default() -> Self {
+        Self {
+            dry_run: false,
+            rewrite_below: 60,
+            most_rewritten: ByteCount(u64::MAX),
+            most_time: None,
+            most_requests: None,
+            memory: ByteCount(160 << 20),
+        }
+    }
+}
+
+/// Packs, or other objects, and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Objects {
+    /// How many.
+    pub count: u64,
+    /// What they take in the store.
+    pub bytes: ByteCount,
+}
+
+impl Objects {
+    /// Counts one more.
+    pub fn add(&mut self, bytes: u64) {
+        self.count += 1;
+        self.bytes = self.bytes.saturating_add(ByteCount(bytes));
+    }
+}
+
+/// What a collection did, or would do.
+///
+/// Space is given back in two steps: what nobody needs is *condemned* at once,
+/// and deleted when no reader is left that began before.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectReport {
+    /// Recovery points and unfinished synchronizations whose data is needed.
+    pub roots: u64,
+    /// Map nodes that were read: each once, however many points share it.
+    pub nodes: u64,
+    /// Chunks, map nodes and records that are needed, of the packs that were
+    /// looked at.
+    pub live: u64,
+    /// Those that are not.
+    pub dead: u64,
+    /// Packs that were looked at.
+    pub packs: Objects,
+    /// Packs condemned because nothing in them is needed.
+    pub dropped: Objects,
+    /// Packs condemned after what is needed of them was written anew.
+    pub rewritten: Objects,
+    /// Bytes that were written anew for that.
+    pub written: ByteCount,
+    /// Packs deleted, those that were condemned earlier included.
+    pub deleted: Objects,
+    /// Condemned packs that wait for readers.
+    pub waiting: Objects,
+    /// How many readers they wait for.
+    pub readers: u64,
+    /// What is not needed and stays, in packs that are not worth rewriting.
+    pub left: ByteCount,
+    /// Packs that stay whole because they can't be read; verify and heal them.
+    pub unreadable: Objects,
+    /// Packs that the catalog does not know and that were written by owners
+    /// which did not close: deleted, as nothing refers to them.
+    pub orphans: Objects,
+    /// The same, kept: they hold recovery points that the catalog has lost.
+    pub lost_points: Objects,
+    /// Requests to the store that read, wrote or deleted packs.
+    pub requests: u64,
+    /// Whether a budget ended it early: another run has more to do.
+    pub is_partial: bool,
+}

@@ -1,0 +1,281 @@
+//! What a vault holds, by the tables of its packs, and which of it is needed.
+
+use std::sync::Arc;
+
+use backstop_core::{ChunkDigest, CollectOptions, ErrorKind, Result};
+use futures::{StreamExt, stream};
+
+use super::marks::{ENTRY, Frames, Marks};
+use crate::catalog::{PACKS, pack_number};
+use crate::failure;
+use crate::pack::frame::Content;
+use crate::pack::index::{Pack, Recorder};
+use crate::pack::name::PackKind;
+use crate::pack::table::TableEntry;
+use crate::record::{self, PackRecord};
+use crate::vault::Vault;
+
+/// How many tables are read at once.
+const READING: usize = 4;
+
+/// A pack that was durable when the collection began.
+#[derive(Debug)]
+pub(super) struct HeldPack {
+    pub(super) number: u64,
+    pub(super) record: PackRecord,
+    pub(super) pack: Arc<Pack>,
+    /// Of a map pack, the place of its first frame.
+    first: u32,
+}
+
+/// A frame of a map pack.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// Which of the packs.
+    pub(super) pack: u32,
+    pub(super) length: u32,
+    pub(super) offset: u64,
+}
+
+/// The packs that are looked at, and a mark for each of their frames.
+#[derive(Debug)]
+pub(super) struct Inventory {
+    pub(super) packs: Vec<HeldPack>,
+    /// Frames of data packs; their place is that of their pack in `packs`.
+    data: Marks,
+    /// Frames of map packs; their place is that in `places`.
+    maps: Marks,
+    places: Vec<Place>,
+    /// Packs whose tables can't be read: what is in them stays.
+    pub(super) unreadable: Vec<(u64, PackRecord)>,
+    /// Data packs that did not fit into the memory.
+    pub(super) passed_over: u64,
+}
+
+/// How many frames of a pack are needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Count {
+    pub(super) live: u64,
+    pub(super) all: u64,
+}
+
+/// What came of marking a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// No walk came to it before. Its place.
+    New(u32),
+    Before,
+    /// It stands in several packs: the index knows which copy counts.
+    Several,
+    /// It is in none of these packs.
+    Elsewhere,
+}
+
+impl Inventory {
+    /// Reads the tables of all packs that the catalog knows and that are not
+    /// condemned: of map packs all, of data packs as many as fit.
+    pub(super) async fn take(vault: &Arc<Vault>, options: &CollectOptions) -> Result<Self> {
+        let listed = listed(vault).await?;
+        let (maps, data): (Vec<_>, Vec<_>) = listed
+            .into_iter()
+            .partition(|(_, record)| record.kind == PackKind::Map);
+        let map_frames: u64 = maps.iter().map(|(_, record)| record.frames).sum();
+        let each = (ENTRY + size_of::<Place>()) as u64;
+        let room = options.memory.0.saturating_sub(map_frames * each) / ENTRY as u64;
+        // The oldest first: most of what they hold is not needed any more.
+        let mut data_frames = 0;
+        let mut fitting = 0;
+        for (_, record) in &data {
+            if data_frames + record.frames > room {
+                break;
+            }
+            data_frames += record.frames;
+            fitting += 1;
+        }
+        let passed_over = (data.len() - fitting) as u64;
+        let chosen = maps.into_iter().chain(data.into_iter().take(fitting));
+
+        let mut packs: Vec<HeldPack> = Vec::new();
+        let mut unreadable = Vec::new();
+        let mut places = Vec::with_capacity(capacity(map_frames));
+        let mut in_maps = Frames::with_capacity(capacity(map_frames));
+        let mut in_data = Frames::with_capacity(capacity(data_frames));
+        let mut tables = stream::iter(chosen)
+            .map(|(number, record)| async move {
+                let table = vault.index.table(number).await;
+                (number, record, table)
+            })
+            .buffered(READING);
+        while let Some((number, record, table)) = tables.next().await {
+            let (pack, entries) = match table {
+                Ok(table) => table,
+                Err(error) if failure::is_damage(&error) || error.kind() == ErrorKind::NotFound => {
+                    tracing::warn!(pack = %record.name, %error, "a pack's table can't be read, so all of it stays");
+                    unreadable.push((number, record));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let at = u32::try_from(packs.len()).unwrap_or(u32::MAX);
+            let first = u32::try_from(places.len()).unwrap_or(u32::MAX);
+            for entry in &entries {
+                let (content, digest) = (entry.header.content, &entry.digest);
+                if record.kind == PackKind::Data {
+                    in_data.push(content, digest, at);
+                } else {
+                    let place = u32::try_from(places.len()).unwrap_or(u32::MAX);
+                    in_maps.push(content, digest, place);
+                    places.push(Place {
+                        pack: at,
+                        length: u32::try_from(entry.header.frame_length()).unwrap_or(u32::MAX),
+                        offset: entry.offset,
+                    });
+                }
+            }
+            packs.push(HeldPack {
+                number,
+                record,
+                pack,
+                first,
+            });
+        }
+        let sort = move || (in_data.sorted(), in_maps.sorted());
+        let (data, maps) = vault.cpu.run(sort).await?;
+        Ok(Self {
+            packs,
+            data,
+            maps,
+            places,
+            unreadable,
+            passed_over,
+        })
+    }
+
+    pub(super) fn place(&self, at: u32) -> Place {
+        self.places[at as usize]
+    }
+
+    fn of(&self, content: Content) -> &Marks {
+        if content == Content::Chunk {
+            &self.data
+        } else {
+            &self.maps
+        }
+    }
+
+    /// The pack of an entry.
+    fn pack_of(&self, content: Content, place: u32) -> &HeldPack {
+        let at = if content == Content::Chunk {
+            place
+        } else {
+            self.place(place).pack
+        };
+        &self.packs[at as usize]
+    }
+
+    /// Marks a frame as needed, if it stands in one pack only.
+    pub(super) fn reach(&self, content: Content, digest: &ChunkDigest) -> Reached {
+        let marks = self.of(content);
+        let found = marks.find(content, digest);
+        match found.len() {
+            0 => Reached::Elsewhere,
+            1 if marks.walk(found.start) => Reached::New(marks.place(found.start)),
+            1 => Reached::Before,
+            _ => Reached::Several,
+        }
+    }
+
+    /// The entries of a frame in this pack; without one, in all.
+    fn copies<'a>(
+        &'a self,
+        content: Content,
+        digest: &ChunkDigest,
+        pack: Option<u64>,
+    ) -> impl Iterator<Item = usize> + 'a {
+        let marks = self.of(content);
+        let copies = marks.find(content, digest);
+        copies.filter(move |entry| {
+            let place = marks.place(*entry);
+            pack.is_none_or(|pack| self.pack_of(content, place).number == pack)
+        })
+    }
+
+    /// Marks the copy of a frame that stands in this pack; without one, all.
+    pub(super) fn reach_copy(
+        &self,
+        content: Content,
+        digest: &ChunkDigest,
+        pack: Option<u64>,
+    ) -> Reached {
+        let marks = self.of(content);
+        let mut reached = Reached::Elsewhere;
+        for entry in self.copies(content, digest, pack) {
+            if marks.walk(entry) {
+                reached = Reached::New(marks.place(entry));
+            } else if reached == Reached::Elsewhere {
+                reached = Reached::Before;
+            }
+        }
+        reached
+    }
+
+    /// Which frames of a pack are needed now; `entries` are its table.
+    pub(super) fn needed(&self, at: usize, entries: &[TableEntry]) -> Vec<bool> {
+        let held = &self.packs[at];
+        let is_data = held.record.kind == PackKind::Data;
+        let needed = (0u32..).zip(entries).map(|(ordinal, entry)| {
+            let content = entry.header.content;
+            let place = if is_data {
+                u32::try_from(at).unwrap_or(u32::MAX)
+            } else {
+                held.first + ordinal
+            };
+            self.of(content).is_needed(content, &entry.digest, place)
+        });
+        needed.collect()
+    }
+
+    /// How many frames of each pack are needed now.
+    pub(super) fn counts(&self) -> Vec<Count> {
+        let mut counts = vec![Count::default(); self.packs.len()];
+        let mut count = |pack: u32, is_live: bool| {
+            let count = &mut counts[pack as usize];
+            count.all += 1;
+            count.live += u64::from(is_live);
+        };
+        for (pack, is_live) in self.data.all() {
+            count(pack, is_live);
+        }
+        for (place, is_live) in self.maps.all() {
+            count(self.place(place).pack, is_live);
+        }
+        counts
+    }
+}
+
+/// What a synchronization relies on from now on is needed.
+impl Recorder for Inventory {
+    fn relied_on(&self, content: Content, digest: &ChunkDigest, pack: u64) {
+        for entry in self.copies(content, digest, Some(pack)) {
+            self.of(content).set(entry);
+        }
+    }
+}
+
+fn capacity(frames: u64) -> usize {
+    usize::try_from(frames).unwrap_or(0)
+}
+
+/// The packs that the catalog knows and that are not condemned.
+async fn listed(vault: &Vault) -> Result<Vec<(u64, PackRecord)>> {
+    let condemned = vault.index.condemned();
+    let mut listed = Vec::new();
+    let mut packs = vault.catalog.scan(&[PACKS]).await?;
+    while let Some((key, value)) = packs.next().await? {
+        let number = pack_number(&key)?;
+        if !condemned.contains(&number) {
+            listed.push((number, record::decode("a pack's record", &value)?));
+        }
+    }
+    Ok(listed)
+}

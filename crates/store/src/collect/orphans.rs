@@ -1,0 +1,118 @@
+//! Packs that are complete and unknown to the catalog: a crash left them, before
+//! their index entries were written or before the commit that needed them.
+//!
+//! Nothing refers to them, unless the catalog has lost what did. So those of an
+//! epoch in which a recovery point stands that the catalog does not know stay,
+//! for a rebuild to look at.
+
+use std::collections::{BTreeMap, HashSet};
+
+use backstop_core::{ErrorKind, Result};
+
+use super::Run;
+use crate::catalog::{PACKS, id_key, synchronization_key};
+use crate::pack::frame::{self, Content};
+use crate::pack::index::Pack;
+use crate::pack::name::{PackKind, PackName};
+use crate::pack::table;
+use crate::record::{self, PackRecord, PointRecord};
+use crate::vault::Vault;
+
+/// A pack that the catalog does not know.
+#[derive(Clone, Copy, Debug)]
+struct Orphan {
+    name: PackName,
+    kind: PackKind,
+    bytes: u64,
+}
+
+/// Deletes orphans of owners before this one.
+pub(super) async fn sweep(run: &mut Run<'_>) -> Result<()> {
+    let vault = run.vault;
+    let mut known = HashSet::new();
+    // Listed before the catalog is read: what comes later is no orphan.
+    run.report.requests += 1;
+    let listed = vault.reader.store.list().await?;
+    let mut packs = vault.catalog.scan(&[PACKS]).await?;
+    while let Some((_, value)) = packs.next().await? {
+        known.insert(record::decode::<PackRecord>("a pack's record", &value)?.name);
+    }
+    let mut orphans: BTreeMap<u64, Vec<Orphan>> = BTreeMap::new();
+    for (file, bytes) in listed {
+        let Some((name, kind)) = PackName::parse_file(&file) else {
+            continue;
+        };
+        if name.epoch < vault.catalog.epoch() && !known.contains(&name) {
+            let orphan = Orphan { name, kind, bytes };
+            orphans.entry(name.epoch).or_default().push(orphan);
+        }
+    }
+    for (epoch, orphans) in orphans {
+        let mut holds_lost = false;
+        for orphan in orphans.iter().filter(|orphan| orphan.kind == PackKind::Map) {
+            holds_lost |= holds_lost_point(run, orphan).await?;
+        }
+        for orphan in &orphans {
+            if holds_lost {
+                tracing::warn!(epoch, pack = %orphan.name, "kept: a recovery point of its time is not in the catalog");
+                run.report.lost_points.add(orphan.bytes);
+                continue;
+            }
+            run.report.orphans.add(orphan.bytes);
+            if !run.options.dry_run {
+                run.report.requests += 1;
+                let path = orphan.name.path(orphan.kind);
+                vault.reader.store.delete(&path).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a map pack holds a point that the catalog does not know. One that
+/// can't be read may.
+async fn holds_lost_point(run: &mut Run<'_>, orphan: &Orphan) -> Result<bool> {
+    let vault = run.vault;
+    run.report.requests += 2;
+    let points = match points(vault, orphan).await {
+        Ok(points) => points,
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            tracing::warn!(pack = %orphan.name, %error, "a pack can't be read");
+            return Ok(true);
+        }
+        Err(error) => return Err(error),
+    };
+    for record in points {
+        let (id, synchronization) = (record.point.id, record.point.synchronization);
+        let known = vault.point_by(&id_key(id)).await?.is_some()
+            || vault
+                .point_by(&synchronization_key(synchronization))
+                .await?
+                .is_some();
+        if !known {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The records of points in a map pack.
+async fn points(vault: &Vault, orphan: &Orphan) -> Result<Vec<PointRecord>> {
+    let pack = Pack::new(orphan.name, orphan.kind, &vault.seal)?;
+    let entries = table::read(&*vault.reader.store, &pack, orphan.bytes).await?;
+    let mut points = Vec::new();
+    for entry in entries {
+        if entry.header.content != Content::Point {
+            continue;
+        }
+        let end = entry.offset + entry.header.frame_length() as u64;
+        let mut sealed = vault.reader.read(&pack, entry.offset..end).await?;
+        let (header, payload) = frame::open(&mut sealed, entry.offset, &pack.key, &pack.name)?;
+        let mut plain = vec![0; header.plain_length as usize];
+        vault.codecs.decompress_with(|decompressor| {
+            decompressor.decompress(header.encoding, payload, &mut plain)
+        })?;
+        points.push(record::decode("a point's record in a pack", &plain)?);
+    }
+    Ok(points)
+}

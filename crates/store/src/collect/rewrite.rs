@@ -1,0 +1,245 @@
+//! Moves what is needed out of packs of which little is, and out of many small
+//! packs into few.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use backstop_core::{Error, ErrorKind, Result};
+use bytes::Bytes;
+
+use super::condemn::condemn;
+use super::inventory::{Count, Inventory};
+use super::{Run, count_packs};
+use crate::failure;
+use crate::pack::frame::{self, PlainFrame};
+use crate::pack::index::{Location, Pack};
+use crate::pack::name::PackKind;
+use crate::pack::reader::Span;
+use crate::pack::table::TableEntry;
+use crate::pack::writer::PackWriter;
+use crate::vault::Vault;
+
+/// So many packs of about one size, and of less than half of a full one, are
+/// merged. Sizes are told apart by factors of this, so that a byte is merged a
+/// few times at most, however many synchronizations come after it.
+const MERGED: usize = 8;
+
+/// A pack that is to be rewritten.
+#[derive(Clone, Copy, Debug)]
+struct Victim {
+    /// Its place in the inventory.
+    at: usize,
+    live_bytes: u64,
+}
+
+/// A pack whose frames were moved.
+struct Moved {
+    at: usize,
+    entries: Vec<TableEntry>,
+    moved: Vec<bool>,
+}
+
+/// Rewrites the packs that are worth it, within the budgets.
+pub(super) async fn worthwhile(
+    run: &mut Run<'_>,
+    inventory: &Arc<Inventory>,
+    dropped: &HashSet<usize>,
+) -> Result<()> {
+    let victims = choose(run, inventory, dropped).await?;
+    if run.options.dry_run {
+        let records = victims
+            .iter()
+            .map(|victim| &inventory.packs[victim.at].record);
+        count_packs(&mut run.report.rewritten, records);
+        let written: u64 = victims.iter().map(|victim| victim.live_bytes).sum();
+        run.report.written.0 += written;
+        return Ok(());
+    }
+    let writer = run.vault.writer()?.apart();
+    let mut group: Vec<Moved> = Vec::new();
+    let mut bytes = 0;
+    for victim in victims {
+        if run.is_spent() || run.report.written >= run.options.most_rewritten {
+            run.report.is_partial = true;
+            break;
+        }
+        run.tell(inventory.packs[victim.at].record.bytes)?;
+        match rewrite(run, inventory, victim.at, &writer).await {
+            Ok(moved) => group.push(moved),
+            Err(error) if failure::is_damage(&error) || error.kind() == ErrorKind::NotFound => {
+                let record = &inventory.packs[victim.at].record;
+                tracing::warn!(pack = %record.name, %error, "a pack can't be read, so all of it stays");
+                run.report.unreadable.add(record.bytes);
+            }
+            Err(error) => return Err(error),
+        }
+        bytes += victim.live_bytes;
+        if bytes >= run.vault.settings.pack_bytes {
+            finish(run, inventory, &writer, &mut group).await?;
+            bytes = 0;
+        }
+    }
+    finish(run, inventory, &writer, &mut group).await
+}
+
+/// Which packs are worth rewriting, in their order: what was written together
+/// stays together.
+async fn choose(
+    run: &mut Run<'_>,
+    inventory: &Inventory,
+    dropped: &HashSet<usize>,
+) -> Result<Vec<Victim>> {
+    let small = run.vault.settings.pack_bytes / 2;
+    let mut victims = Vec::new();
+    let mut sizes: BTreeMap<(bool, u32), Vec<Victim>> = BTreeMap::new();
+    let mut left = Vec::new();
+    for (at, count) in inventory.counts().into_iter().enumerate() {
+        if dropped.contains(&at) {
+            continue;
+        }
+        let held = &inventory.packs[at];
+        let (all, live) = bytes_of(run, inventory, at, count).await?;
+        let victim = Victim {
+            at,
+            live_bytes: live,
+        };
+        if live.saturating_mul(100) < all.saturating_mul(u64::from(run.options.rewrite_below)) {
+            victims.push(victim);
+        } else if held.record.bytes < small {
+            let size = live.max(1).ilog2() / MERGED.ilog2();
+            let is_data = held.record.kind == PackKind::Data;
+            sizes.entry((is_data, size)).or_default().push(victim);
+            left.push((at, all - live));
+        } else {
+            left.push((at, all - live));
+        }
+    }
+    for same in sizes.into_values() {
+        if same.len() >= MERGED {
+            victims.extend(same);
+        }
+    }
+    victims.sort_by_key(|victim| victim.at);
+    let chosen: HashSet<usize> = victims.iter().map(|victim| victim.at).collect();
+    let left = left.iter().filter(|(at, _)| !chosen.contains(at));
+    run.report.left.0 = left.map(|(_, dead)| dead).sum();
+    Ok(victims)
+}
+
+/// The bytes of a pack's frames, and of those that are needed.
+async fn bytes_of(
+    run: &mut Run<'_>,
+    inventory: &Inventory,
+    at: usize,
+    count: Count,
+) -> Result<(u64, u64)> {
+    let held = &inventory.packs[at];
+    if count.live == count.all {
+        return Ok((held.record.bytes, held.record.bytes));
+    }
+    run.report.requests += 1;
+    let (_, entries) = run.vault.index.table(held.number).await?;
+    let needed = inventory.needed(at, &entries);
+    let length = |entry: &TableEntry| entry.header.frame_length() as u64;
+    let all = entries.iter().map(length).sum();
+    let live = entries.iter().zip(needed).filter(|(_, needed)| *needed);
+    Ok((all, live.map(|(entry, _)| length(entry)).sum()))
+}
+
+/// Appends what is needed of a pack to others.
+async fn rewrite(
+    run: &mut Run<'_>,
+    inventory: &Arc<Inventory>,
+    at: usize,
+    writer: &PackWriter,
+) -> Result<Moved> {
+    let vault = run.vault;
+    let held = &inventory.packs[at];
+    let (pack, entries) = vault.index.table(held.number).await?;
+    let moved = inventory.needed(at, &entries);
+    let live: Vec<&TableEntry> = entries
+        .iter()
+        .zip(&moved)
+        .filter(|(_, needed)| **needed)
+        .map(|(entry, _)| entry)
+        .collect();
+    let locations: Vec<Location> = live
+        .iter()
+        .map(|entry| Location::of(held.number, entry))
+        .collect();
+    run.report.requests += 1;
+    for span in vault.reader.spans(&locations).await? {
+        let frames: Vec<TableEntry> = span.frames.iter().map(|place| *live[*place]).collect();
+        run.report.requests += 1;
+        let frames = read(vault, &pack, span, frames).await?;
+        let added = writer.append(held.record.kind, frames, ()).await?;
+        run.report.written.0 += added;
+    }
+    Ok(Moved { at, entries, moved })
+}
+
+/// Reads frames as they stand, their seals checked.
+async fn read(
+    vault: &Vault,
+    pack: &Arc<Pack>,
+    span: Span,
+    entries: Vec<TableEntry>,
+) -> Result<Vec<PlainFrame>> {
+    let mut bytes = vault.reader.read(pack, span.range.clone()).await?;
+    let pack = Arc::clone(pack);
+    let open = move || {
+        let mut payloads = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            let from = usize::try_from(entry.offset - span.range.start).unwrap_or(usize::MAX);
+            let to = from.saturating_add(entry.header.frame_length());
+            let sealed = bytes
+                .get_mut(from..to)
+                .ok_or_else(|| Error::corrupt(format!("pack {} ends early", pack.name)))?;
+            let (header, _) = frame::open(sealed, entry.offset, &pack.key, &pack.name)?;
+            if header != entry.header {
+                let what = format!("frame at {} of pack {}", entry.offset, pack.name);
+                return Err(Error::corrupt(format!("{what} is not as the table says")));
+            }
+            payloads.push(from + frame::HEADER_LENGTH);
+        }
+        let bytes = Bytes::from(bytes);
+        let frames = entries
+            .iter()
+            .zip(payloads)
+            .map(|(entry, from)| PlainFrame {
+                digest: entry.digest,
+                header: entry.header,
+                payload: bytes.slice(from..from + entry.header.payload_length as usize),
+            });
+        Ok(frames.collect())
+    };
+    vault.cpu.run(open).await?
+}
+
+/// Makes durable what was moved, and condemns the packs that it was moved from.
+async fn finish(
+    run: &mut Run<'_>,
+    inventory: &Arc<Inventory>,
+    writer: &PackWriter,
+    group: &mut Vec<Moved>,
+) -> Result<()> {
+    if group.is_empty() {
+        return Ok(());
+    }
+    writer.finish_all().await?;
+    run.report.requests += 1;
+    // What somebody has come to rely on since stands there alone.
+    let is_empty = |pack: &&Moved| {
+        let needed = inventory.needed(pack.at, &pack.entries);
+        needed
+            .iter()
+            .zip(&pack.moved)
+            .all(|(needed, moved)| !needed || *moved)
+    };
+    let group = std::mem::take(group);
+    let choose = || group.iter().filter(is_empty).map(|pack| pack.at).collect();
+    let condemned = condemn(run.vault, inventory, choose).await?;
+    let records = condemned.iter().map(|at| &inventory.packs[*at].record);
+    count_packs(&mut run.report.rewritten, records);
+    Ok(())
+}

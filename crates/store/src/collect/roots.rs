@@ -1,0 +1,131 @@
+//! From what everything that is needed is reached: recovery points, unfinished
+//! synchronizations, and synchronizations under way.
+
+use std::sync::Arc;
+
+use backstop_core::{ChunkDigest, PointId, Result};
+
+use crate::catalog::{FOLDED, POINTS, UNFINISHED};
+use crate::failure;
+use crate::manifest::{Entry, Manifest};
+use crate::map::tree::ImageMap;
+use crate::pack::frame::Content;
+use crate::record::{self, FoldedEntry, PointRecord, UnfinishedEntry};
+use crate::vault::Vault;
+
+/// What is needed for its own sake.
+#[derive(Debug, Default)]
+pub(super) struct Roots {
+    /// How many points and synchronizations there are.
+    pub(super) count: u64,
+    /// Roots of maps, manifests, records of points, and chunks of documents.
+    pub(super) frames: Vec<(Content, ChunkDigest)>,
+    /// What could not be read, each named.
+    pub(super) lost: Vec<String>,
+}
+
+impl Roots {
+    /// The roots of now. What becomes one later is made of these, of what is
+    /// stored later, and of what synchronizations rely on later, which is
+    /// recorded as they do.
+    pub(super) async fn find(vault: &Arc<Vault>) -> Result<Self> {
+        let mut roots = Self::default();
+        let mut manifests: Vec<(PointId, ChunkDigest)> = Vec::new();
+        {
+            // Nothing is committed between the two.
+            let _one = vault.commit.lock().await;
+            roots.add_sessions(vault).await?;
+            let mut points = vault.catalog.scan(&[POINTS]).await?;
+            while let Some((_, value)) = points.next().await? {
+                let record: PointRecord = record::decode("a point's record", &value)?;
+                roots.count += 1;
+                roots
+                    .frames
+                    .extend(record.frame.map(|digest| (Content::Point, digest)));
+                manifests.extend(record.manifest.map(|digest| (record.point.id, digest)));
+            }
+            let mut unfinished = vault.catalog.scan(&[UNFINISHED]).await?;
+            while let Some((_, value)) = unfinished.next().await? {
+                let what = "the record of an unfinished synchronization";
+                let entry: UnfinishedEntry = record::decode(what, &value)?;
+                roots.count += 1;
+                for stream in &entry.streams {
+                    roots.add_map(&stream.map);
+                }
+            }
+            let mut folded = vault.catalog.scan(&[FOLDED]).await?;
+            while let Some((_, value)) = folded.next().await? {
+                let entry: FoldedEntry = record::decode("the record of folded maps", &value)?;
+                for stream in &entry.streams {
+                    roots.add_map(&stream.map);
+                }
+            }
+        }
+        for (point, digest) in manifests {
+            roots.add_manifest(vault, point, digest).await?;
+        }
+        Ok(roots)
+    }
+
+    fn add_map(&mut self, map: &ImageMap) {
+        self.frames
+            .extend(map.root.map(|root| (Content::Node, root)));
+    }
+
+    /// What synchronizations under way have written so far.
+    async fn add_sessions(&mut self, vault: &Arc<Vault>) -> Result<()> {
+        let sessions = vault.all_sessions();
+        for session in &sessions {
+            session.claimed().iter().for_each(|map| self.add_map(map));
+            match session.settle().await {
+                Ok(settled) => {
+                    self.count += 1;
+                    settled.maps.iter().for_each(|map| self.add_map(map));
+                }
+                // One that is over can't be committed any more.
+                Err(_) if session.check_whole().await.is_err() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if !sessions.is_empty() {
+            // So that the maps can be read. A pack that is lost ends its
+            // synchronizations.
+            if let Err(error) = vault.writer()?.finish_all().await {
+                tracing::warn!(%error, "a pack of a synchronization could not be stored");
+            }
+        }
+        Ok(())
+    }
+
+    async fn add_manifest(
+        &mut self,
+        vault: &Arc<Vault>,
+        point: PointId,
+        digest: ChunkDigest,
+    ) -> Result<()> {
+        let bytes = vault
+            .reader
+            .read_content(Content::Manifest, &digest, &vault.codecs)
+            .await;
+        let manifest = match bytes.and_then(|bytes| Manifest::decode(&bytes)) {
+            Ok(manifest) => manifest,
+            Err(error) if failure::is_damage(&error) => {
+                self.lost
+                    .push(format!("the manifest of recovery point {point}"));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        self.frames.push((Content::Manifest, digest));
+        for entry in manifest.entries.values() {
+            match entry {
+                Entry::Image(map) => self.add_map(map),
+                Entry::Document { chunks, .. } => {
+                    let chunks = chunks.iter().map(|digest| (Content::Chunk, *digest));
+                    self.frames.extend(chunks);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,60 @@
+//! Frames that are known to be unreadable.
+
+use std::collections::{HashSet, VecDeque};
+
+use backstop_core::ChunkDigest;
+
+use super::frame::Content;
+
+/// How many frames are remembered as bad.
+const BAD_REMEMBERED: usize = 32 << 10;
+
+/// Frames that could not be read where the catalog says that they stand, the
+/// oldest forgotten first: what is found is sent again at once, so that few wait.
+#[derive(Debug, Default)]
+pub(super) struct Bad {
+    frames: HashSet<(Content, ChunkDigest)>,
+    order: VecDeque<(Content, ChunkDigest)>,
+}
+
+impl Bad {
+    pub(super) fn insert(&mut self, frame: (Content, ChunkDigest)) {
+        if self.frames.insert(frame) {
+            self.order.push_back(frame);
+            if self.order.len() > BAD_REMEMBERED
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.frames.remove(&oldest);
+            }
+        }
+    }
+
+    /// Its place in the order stays: that costs at worst a mark too early.
+    pub(super) fn remove(&mut self, frame: &(Content, ChunkDigest)) {
+        self.frames.remove(frame);
+    }
+
+    pub(super) fn contains(&self, frame: &(Content, ChunkDigest)) -> bool {
+        self.frames.contains(frame)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_frames_are_remembered_within_bounds() {
+        let mut bad = Bad::default();
+        let frame = |number: usize| (Content::Chunk, ChunkDigest::of(&number.to_le_bytes()));
+        for number in 0..BAD_REMEMBERED + 10 {
+            bad.insert(frame(number));
+            if number % 3 == 0 {
+                bad.remove(&frame(number));
+            }
+        }
+        assert!(bad.frames.len() <= BAD_REMEMBERED && bad.order.len() <= BAD_REMEMBERED);
+        assert!(!bad.frames.contains(&frame(1)));
+        assert!(bad.frames.contains(&frame(BAD_REMEMBERED + 9)));
+    }
+}

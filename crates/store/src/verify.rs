@@ -1,0 +1,306 @@
+//! Verification: every frame of packs is read, opened, and compared with its
+//! name.
+//!
+//! Packs are read in the order of their numbers. What is written while a cycle
+//! is under way, also what a collection moves, gets higher numbers, so that
+//! nothing is passed over. What is damaged counts as not held from then on, so
+//! that the next synchronization that has it stores it again; and it is told
+//! which ranges of which points need it.
+
+mod ranges;
+mod scan;
+
+use std::sync::Arc;
+
+use backstop_core::{
+    ByteCount, ChunkDigest, Error, ErrorKind, Monitor, Progress, Result, VerifyOptions,
+    VerifyReport,
+};
+use futures::{StreamExt, stream};
+
+use crate::catalog::{Batch, PACKS, VERIFIED, pack_number};
+use crate::failure;
+use crate::pack::frame::{self, Content};
+use crate::pack::index::Pack;
+use crate::pack::table::TableEntry;
+use crate::record::{self, PackRecord, VerifiedUpTo};
+use crate::vault::Vault;
+
+/// About how much is read of a pack at once, in bytes.
+const AT_ONCE: u64 = 2 << 20;
+
+/// Frames of a pack that are read together.
+struct Part {
+    number: u64,
+    pack: Arc<Pack>,
+    entries: Vec<TableEntry>,
+}
+
+/// What became of a part.
+struct Checked {
+    frames: u64,
+    damaged: Vec<(Content, ChunkDigest)>,
+}
+
+/// A verification under way.
+struct Run<'a> {
+    vault: &'a Arc<Vault>,
+    report: VerifyReport,
+    damaged: Vec<(Content, ChunkDigest)>,
+    /// Packs without a table that do not hold all that they should.
+    broken: Vec<u64>,
+}
+
+/// Verifies packs.
+pub(crate) async fn verify(
+    vault: &Arc<Vault>,
+    options: &VerifyOptions,
+    monitor: &dyn Monitor,
+) -> Result<VerifyReport> {
+    let _read = vault.reading.begin();
+    let began = vault.clock.now();
+    let packs = listed(vault).await?;
+    let mut run = Run {
+        vault,
+        report: VerifyReport::default(),
+        damaged: Vec::new(),
+        broken: Vec::new(),
+    };
+    for (_, record) in &packs {
+        run.report.all.add(record.bytes);
+    }
+    let share = run
+        .report
+        .all
+        .bytes
+        .0
+        .div_ceil(u64::from(options.parts.max(1)));
+    let from = if vault.catalog.is_owner() {
+        verified_up_to(vault).await?
+    } else {
+        0
+    };
+    let start = packs.partition_point(|(number, _)| *number < from);
+    let mut next = None;
+    let (before, after) = packs.split_at(start);
+    for (number, record) in after.iter().chain(before) {
+        let late = options
+            .most_time
+            .is_some_and(|most| vault.clock.now().since(began) >= most);
+        run.report.is_partial |= late;
+        if late || run.report.packs.bytes.0 >= share {
+            next = Some(*number);
+            break;
+        }
+        run.pack(*number, record).await?;
+        monitor.tell_progress(Progress {
+            done: ByteCount(run.report.packs.bytes.0.min(share)),
+            total: ByteCount(share),
+        })?;
+    }
+    if vault.catalog.is_owner() {
+        // All of it was seen: the next one begins at the start.
+        keep(vault, next.unwrap_or(0)).await?;
+    }
+    let Run {
+        mut report,
+        damaged,
+        broken,
+        ..
+    } = run;
+    if !damaged.is_empty() || !broken.is_empty() {
+        ranges::find(vault, &damaged, broken, &mut report).await?;
+    }
+    Ok(report)
+}
+
+impl Run<'_> {
+    /// Reads one pack.
+    async fn pack(&mut self, number: u64, record: &PackRecord) -> Result<()> {
+        let vault = self.vault;
+        let (pack, entries) = match self.table(number, record).await {
+            Ok(table) => table,
+            Err(error) if error.is_transient() => {
+                tracing::warn!(pack = %record.name, %error, "a pack could not be verified now");
+                self.report.unavailable.add(record.bytes);
+                return Ok(());
+            }
+            Err(error) if failure::is_damage(&error) => {
+                tracing::warn!(pack = %record.name, %error, "a pack's table is damaged");
+                self.report.damaged_tables += 1;
+                self.report.packs.add(record.bytes);
+                let whole = scan::whole_frames(vault, record).await?;
+                self.report.frames += whole;
+                self.report.damaged += record.frames.saturating_sub(whole);
+                if whole < record.frames {
+                    self.broken.push(number);
+                }
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let parts = stream::iter(parts(number, &pack, entries));
+        let mut checked = parts
+            .map(|part| check(vault, part))
+            .buffer_unordered(vault.cpu.parallelism() + 1);
+        let mut unavailable = false;
+        while let Some(part) = checked.next().await {
+            match part {
+                Ok(part) => {
+                    self.report.frames += part.frames;
+                    self.report.damaged += part.damaged.len() as u64;
+                    self.damaged.extend(part.damaged);
+                }
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(pack = %record.name, %error, "a pack could not be verified now");
+                    unavailable = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if unavailable {
+            self.report.unavailable.add(record.bytes);
+        }
+        self.report.packs.add(record.bytes);
+        Ok(())
+    }
+
+    /// The table of a pack. Of a pack that is gone, every frame that the table
+    /// would have told is damage.
+    async fn table(
+        &self,
+        number: u64,
+        record: &PackRecord,
+    ) -> Result<(Arc<Pack>, Vec<TableEntry>)> {
+        match self.vault.index.table(number).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.vault.reader.store.check_vault().await?;
+                let what = format!("pack {} is gone", record.name);
+                Err(Error::corrupt(what).with_source(error))
+            }
+            table => table,
+        }
+    }
+}
+
+/// Cuts a pack into parts.
+fn parts(number: u64, pack: &Arc<Pack>, entries: Vec<TableEntry>) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
+    let mut length = AT_ONCE;
+    for entry in entries {
+        let frame = entry.header.frame_length() as u64;
+        if length + frame > AT_ONCE {
+            length = 0;
+            parts.push(Part {
+                number,
+                pack: Arc::clone(pack),
+                entries: Vec::new(),
+            });
+        }
+        length += frame;
+        if let Some(part) = parts.last_mut() {
+            part.entries.push(entry);
+        }
+    }
+    parts
+}
+
+/// Reads a part and checks its frames; what is damaged is read once more.
+async fn check(vault: &Arc<Vault>, part: Part) -> Result<Checked> {
+    let first = read(vault, &part).await?;
+    if first.damaged.is_empty() {
+        return Ok(first);
+    }
+    // It may have been damaged only on its way here.
+    let again = read(vault, &part).await?;
+    let mut damaged = Vec::new();
+    for (content, digest) in again.damaged {
+        let located = vault.index.locate_indexed(content, &[digest]).await?;
+        // Another copy may have taken its place.
+        if located.iter().flatten().any(|at| at.pack == part.number) {
+            vault.index.mark_bad(content, &digest);
+            damaged.push((content, digest));
+        }
+    }
+    Ok(Checked {
+        frames: again.frames,
+        damaged,
+    })
+}
+
+async fn read(vault: &Arc<Vault>, part: &Part) -> Result<Checked> {
+    let (Some(first), Some(last)) = (part.entries.first(), part.entries.last()) else {
+        return Ok(Checked {
+            frames: 0,
+            damaged: Vec::new(),
+        });
+    };
+    let start = first.offset;
+    let end = last.offset + last.header.frame_length() as u64;
+    let buffer = vault.buffer(usize::try_from(end - start).unwrap_or(0));
+    let bytes = vault.reader.read_into(&part.pack, start, buffer).await;
+    let mut bytes = match bytes {
+        Ok(bytes) => Some(bytes),
+        Err(error) if failure::is_damage(&error) => None,
+        Err(error) => return Err(error),
+    };
+    let (pack, entries) = (Arc::clone(&part.pack), part.entries.clone());
+    let codecs = Arc::clone(&vault.codecs);
+    let check = move || {
+        let mut plain = Vec::new();
+        let mut damaged = Vec::new();
+        for entry in &entries {
+            let from = usize::try_from(entry.offset - start).unwrap_or(usize::MAX);
+            let to = from.saturating_add(entry.header.frame_length());
+            let frame = bytes.as_mut().and_then(|bytes| bytes.get_mut(from..to));
+            let opened = frame
+                .ok_or_else(|| Error::corrupt("a pack ends early"))
+                .and_then(|sealed| frame::open(sealed, entry.offset, &pack.key, &pack.name))
+                .and_then(|(header, payload)| {
+                    plain.resize(header.plain_length as usize, 0);
+                    codecs.decompress_with(|decompressor| {
+                        decompressor.decompress(header.encoding, payload, &mut plain)
+                    })?;
+                    Ok(header == entry.header && ChunkDigest::of(&plain) == entry.digest)
+                });
+            if !matches!(opened, Ok(true)) {
+                tracing::warn!(pack = %pack.name, offset = entry.offset, "a frame is damaged");
+                damaged.push((entry.header.content, entry.digest));
+            }
+        }
+        Checked {
+            frames: entries.len() as u64,
+            damaged,
+        }
+    };
+    vault.cpu.run(check).await
+}
+
+/// The packs that the catalog knows, by their numbers, but for those that are
+/// about to be deleted.
+async fn listed(vault: &Vault) -> Result<Vec<(u64, PackRecord)>> {
+    let condemned = vault.condemned_packs().await?;
+    let mut listed = Vec::new();
+    let mut packs = vault.catalog.scan(&[PACKS]).await?;
+    while let Some((key, value)) = packs.next().await? {
+        let number = pack_number(&key)?;
+        if !condemned.contains(&number) {
+            listed.push((number, record::decode("a pack's record", &value)?));
+        }
+    }
+    Ok(listed)
+}
+
+async fn verified_up_to(vault: &Vault) -> Result<u64> {
+    let value = vault.catalog.get(VERIFIED).await?;
+    let record = value
+        .map(|value| record::decode::<VerifiedUpTo>("the mark of verification", &value))
+        .transpose()?;
+    Ok(record.map_or(0, |record| record.next_pack))
+}
+
+async fn keep(vault: &Vault, next_pack: u64) -> Result<()> {
+    let mut batch = Batch::default();
+    batch.put(VERIFIED, &record::encode(&VerifiedUpTo { next_pack })?);
+    vault.catalog.write(batch).await
+}

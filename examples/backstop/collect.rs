@@ -1,0 +1,108 @@
+//! `collect`: gives back the space of what has expired.
+
+use backstop::{ByteCount, CollectOptions, CollectReport, Objects, ProtectionServer};
+use serde::Serialize;
+
+use crate::arguments::CollectArguments;
+use crate::ending::{Ending, Verdict};
+use crate::output::Output;
+use crate::progress::Watch;
+use crate::report::amount;
+use crate::table::{Align, Table};
+
+#[derive(Debug, Serialize)]
+struct Collected {
+    dry_run: bool,
+    #[serde(flatten)]
+    report: CollectReport,
+}
+
+/// Gives back space.
+pub async fn collect(
+    arguments: &CollectArguments,
+    server: &ProtectionServer,
+    output: Output,
+) -> Ending {
+    let mut options = CollectOptions::default();
+    options.dry_run = arguments.dry_run;
+    options.rewrite_below = arguments.rewrite_below;
+    options.most_time = arguments.most_time;
+    options.most_requests = arguments.most_requests;
+    if let Some(mib) = arguments.most_written {
+        options.most_rewritten = ByteCount(u64::from(mib) << 20);
+    }
+    let watch = Watch::new("collecting", output);
+    let report = server.collect(&options, &watch).await;
+    watch.finish();
+    let collected = Collected {
+        dry_run: options.dry_run,
+        report: report?,
+    };
+    output.print(&collected, table(&collected))?;
+    Ok(Verdict::Done)
+}
+
+fn table(collected: &Collected) -> Table {
+    let Collected { dry_run, report } = collected;
+    let mut table = Table::new(&[
+        ("", Align::Left),
+        ("packs", Align::Right),
+        ("bytes", Align::Right),
+    ]);
+    let mut row = |what: &str, objects: Objects| {
+        table.row(vec![
+            what.to_owned(),
+            objects.count.to_string(),
+            amount(objects.bytes),
+        ]);
+    };
+    row("looked at", report.packs);
+    let would = if *dry_run { "would be " } else { "" };
+    row(
+        &format!("{would}given up, nothing in them is needed"),
+        report.dropped,
+    );
+    row(
+        &format!("{would}rewritten, little in them is needed"),
+        report.rewritten,
+    );
+    if report.orphans.count > 0 {
+        row(
+            &format!("{would}deleted, a crash left them"),
+            report.orphans,
+        );
+    }
+    if !dry_run {
+        row("deleted", report.deleted);
+    }
+    if report.waiting.count > 0 {
+        let readers = report.readers;
+        row(
+            &format!("given up, and waiting for {readers} readers"),
+            report.waiting,
+        );
+    }
+    if report.unreadable.count > 0 {
+        row("kept, they can't be read", report.unreadable);
+    }
+    if report.lost_points.count > 0 {
+        row(
+            "kept, with recovery points that the catalog has lost",
+            report.lost_points,
+        );
+    }
+    for (what, bytes) in [
+        (format!("{would}written anew"), report.written),
+        (
+            "not needed, and not worth rewriting".to_owned(),
+            report.left,
+        ),
+    ] {
+        table.row(vec![what, String::new(), amount(bytes)]);
+    }
+    if report.is_partial {
+        let rest = "a budget ended it; run it again for the rest".to_owned();
+        table.row(vec![rest, String::new(), String::new()]);
+    }
+    table
+}
