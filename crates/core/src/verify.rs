@@ -52,11 +52,13 @@ pub struct VerifyReport {
     pub frames: u64,
     /// Those of them that are damaged, or whose pack is gone.
     pub damaged: u64,
-    /// Packs whose table is damaged; it costs nothing that is needed, but a
-    /// rebuild.
+    /// Packs whose table is damaged or gone. A table alone costs nothing that is
+    /// needed; what else of the pack is damaged is counted above.
     pub damaged_tables: u64,
-    /// What of recovery points that costs, the newest points of a source last;
-    /// at most 10,000 ranges.
+    /// All recovery points that need something that is damaged, oldest first
+    /// for each source.
+    pub points: Vec<(SourceName, PointId)>,
+    /// What of them can't be brought back; at most 10,000 ranges.
     pub ranges: Vec<DamagedRange>,
     /// Whether there are more.
     pub has_more_ranges: bool,

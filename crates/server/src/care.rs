@@ -1,7 +1,5 @@
 //! Looks after the vault: space of what has expired, heads that are dear to read.
 
-use std::collections::BTreeSet;
-
 use backstop_core::{
     CollectOptions, CollectReport, FoldOptions, FoldReport, Monitor, Result, SourceName,
     VerifyOptions, VerifyReport,
@@ -69,12 +67,8 @@ impl ProtectionServer {
         monitor: &dyn Monitor,
     ) -> Result<VerifyReport> {
         let report = self.shared.maintenance.verify(options, monitor).await?;
-        let points = report
-            .ranges
-            .iter()
-            .map(|range| (&range.source, range.point));
-        for (source, point) in points.collect::<BTreeSet<_>>() {
-            if let Err(error) = self.shared.note_damage(source, point).await {
+        for (source, point) in &report.points {
+            if let Err(error) = self.shared.note_damage(source, *point).await {
                 // A vault that is open for reading can't keep it.
                 tracing::warn!(%source, %error, "damage of a replica was not noted");
             }

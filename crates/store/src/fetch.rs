@@ -135,6 +135,7 @@ async fn fetch<T: Send + 'static>(
         output: vault.buffer(length),
         data: Vec::new(),
         failed: Vec::new(),
+        scratch: Vec::new(),
     };
     let finish = Arc::new(finish);
     let mut spans = vault.reader.spans(&locations).await?;
@@ -278,6 +279,8 @@ struct Decoded {
     data: Vec<Part>,
     /// Chunks, by their places in the list of held ones, that could not be had.
     failed: Vec<(usize, Error)>,
+    /// For chunks that don't go where they belong in one piece.
+    scratch: Vec<u8>,
 }
 
 type Held = (Wanted, Location);
@@ -373,7 +376,7 @@ fn decode_span(
         let (chunk, location) = &held[*at];
         let from = usize::try_from(location.offset - span.range.start).unwrap_or(usize::MAX);
         let to = usize::try_from(location.end() - span.range.start).unwrap_or(usize::MAX);
-        let output = &mut decoded.output;
+        let (output, scratch) = (&mut decoded.output, &mut decoded.scratch);
         let done = match bytes.get_mut(from..to) {
             Some(sealed) => frame::open(sealed, location.offset, &span.pack.key, &span.pack.name)
                 .and_then(|(header, payload)| {
@@ -383,7 +386,8 @@ fn decode_span(
                         return Err(Error::corrupt("its frame is another's"));
                     }
                     codecs.decompress_with(|decompressor| {
-                        decode_chunk(chunk, header.plain_length as usize, output, |plain| {
+                        let length = header.plain_length as usize;
+                        decode_chunk(chunk, length, output, scratch, |plain| {
                             decompressor.decompress(header.encoding, payload, plain)
                         })
                     })
@@ -410,6 +414,7 @@ fn decode_chunk(
     chunk: &Wanted,
     length: usize,
     output: &mut PooledBuffer,
+    scratch: &mut Vec<u8>,
     decompress: impl FnOnce(&mut [u8]) -> Result<()>,
 ) -> Result<()> {
     let check = |plain: &[u8]| {
@@ -430,9 +435,12 @@ fn decode_chunk(
         decompress(plain)?;
         return check(plain);
     }
-    let mut plain = vec![0; length];
-    decompress(&mut plain)?;
-    check(&plain)?;
+    if scratch.len() < length {
+        scratch.resize(length, 0);
+    }
+    let plain = &mut scratch[..length];
+    decompress(plain)?;
+    check(plain)?;
     for part in &chunk.parts {
         let from = plain
             .get(part.skip..part.skip + part.length)

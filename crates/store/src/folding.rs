@@ -21,10 +21,11 @@ use backstop_core::{
 };
 use bytes::Bytes;
 
-use crate::catalog::Batch;
+use crate::catalog::{Batch, FOLDED};
 use crate::dedup_store::DedupStore;
 use crate::failure;
 use crate::fetch;
+use crate::maintenance::to_its_end;
 use crate::map::tree::{ImageMap, NodeSource, as_inner, as_leaf, height, span};
 use crate::pack::frame::Content;
 use crate::record::{self, FoldedEntry, FoldedStream};
@@ -75,16 +76,45 @@ pub(crate) async fn fold(
     vault.writer()?;
     let _read = vault.reading.begin();
     let session = begin(store, source).await?;
+    let _held = Held {
+        vault,
+        session: &session,
+    };
     let folded = run(vault, &session, options, monitor).await;
     let kept = match folded {
         Ok(report) if report.folded > 0 && !options.dry_run => {
-            keep(vault, &session).await.map(|()| report)
+            let (vault, session) = (Arc::clone(vault), Arc::clone(&session));
+            let keeping = to_its_end(async move { keep(&vault, &session).await });
+            keeping.await.map(|()| report)
         }
         folded => folded,
     };
     session.end().await;
-    vault.let_go(&session);
     kept
+}
+
+/// A session that is let go of however folding ends.
+struct Held<'a> {
+    vault: &'a Vault,
+    session: &'a Session,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.vault.let_go(self.session);
+    }
+}
+
+/// Forgets all folded maps: the next synchronizations start from the points'
+/// own.
+pub(crate) async fn forget_all(vault: &Vault) -> Result<()> {
+    let _one = vault.commit.lock().await;
+    let mut batch = Batch::default();
+    let mut folded = vault.catalog.scan(&[FOLDED]).await?;
+    while let Some((key, _)) = folded.next().await? {
+        batch.delete(&key);
+    }
+    vault.commit_batch(batch).await
 }
 
 /// A session that stands where the next synchronization would begin.

@@ -81,27 +81,34 @@ pub(crate) async fn verify(
         0
     };
     let start = packs.partition_point(|(number, _)| *number < from);
-    let mut next = None;
     let (before, after) = packs.split_at(start);
+    let mut next = None;
+    let mut ended = Ok(());
     for (number, record) in after.iter().chain(before) {
         let late = options
             .most_time
             .is_some_and(|most| vault.clock.now().since(began) >= most);
         run.report.is_partial |= late;
+        next = Some(*number);
         if late || run.report.packs.bytes.0 >= share {
-            next = Some(*number);
             break;
         }
-        run.pack(*number, record).await?;
-        monitor.tell_progress(Progress {
+        run.pack(*number, record).await;
+        next = None;
+        ended = monitor.tell_progress(Progress {
             done: ByteCount(run.report.packs.bytes.0.min(share)),
             total: ByteCount(share),
-        })?;
+        });
+        if ended.is_err() {
+            next = Some(number + 1);
+            break;
+        }
     }
     if vault.catalog.is_owner() {
-        // All of it was seen: the next one begins at the start.
-        keep(vault, next.unwrap_or(0)).await?;
+        // If all of it was seen, the next one begins where this one did.
+        keep(vault, next.unwrap_or(from)).await?;
     }
+    ended?;
     let Run {
         mut report,
         damaged,
@@ -115,21 +122,24 @@ pub(crate) async fn verify(
 }
 
 impl Run<'_> {
-    /// Reads one pack.
-    async fn pack(&mut self, number: u64, record: &PackRecord) -> Result<()> {
+    /// Reads one pack. What can't be read now, for whatever reason, is no
+    /// damage, and holds up none of the others.
+    async fn pack(&mut self, number: u64, record: &PackRecord) {
+        if let Err(error) = self.read_pack(number, record).await {
+            tracing::warn!(pack = %record.name, %error, "a pack could not be verified now");
+            self.report.unavailable.add(record.bytes);
+        }
+        self.report.packs.add(record.bytes);
+    }
+
+    async fn read_pack(&mut self, number: u64, record: &PackRecord) -> Result<()> {
         let vault = self.vault;
         let (pack, entries) = match self.table(number, record).await {
             Ok(table) => table,
-            Err(error) if error.is_transient() => {
-                tracing::warn!(pack = %record.name, %error, "a pack could not be verified now");
-                self.report.unavailable.add(record.bytes);
-                return Ok(());
-            }
             Err(error) if failure::is_damage(&error) => {
                 tracing::warn!(pack = %record.name, %error, "a pack's table is damaged");
-                self.report.damaged_tables += 1;
-                self.report.packs.add(record.bytes);
                 let whole = scan::whole_frames(vault, record).await?;
+                self.report.damaged_tables += 1;
                 self.report.frames += whole;
                 self.report.damaged += record.frames.saturating_sub(whole);
                 if whole < record.frames {
@@ -143,7 +153,7 @@ impl Run<'_> {
         let mut checked = parts
             .map(|part| check(vault, part))
             .buffer_unordered(vault.cpu.parallelism() + 1);
-        let mut unavailable = false;
+        let mut ended = Ok(());
         while let Some(part) = checked.next().await {
             match part {
                 Ok(part) => {
@@ -151,18 +161,10 @@ impl Run<'_> {
                     self.report.damaged += part.damaged.len() as u64;
                     self.damaged.extend(part.damaged);
                 }
-                Err(error) if error.is_transient() => {
-                    tracing::warn!(pack = %record.name, %error, "a pack could not be verified now");
-                    unavailable = true;
-                }
-                Err(error) => return Err(error),
+                Err(error) => ended = Err(error),
             }
         }
-        if unavailable {
-            self.report.unavailable.add(record.bytes);
-        }
-        self.report.packs.add(record.bytes);
-        Ok(())
+        ended
     }
 
     /// The table of a pack. Of a pack that is gone, every frame that the table

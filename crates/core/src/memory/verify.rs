@@ -21,6 +21,10 @@ impl Vault {
                         continue;
                     };
                     if self.chunks.is_damaged(digest) {
+                        let point = (entry.point.source.clone(), entry.point.id);
+                        if report.points.last() != Some(&point) {
+                            report.points.push(point);
+                        }
                         report.ranges.push(DamagedRange {
                             source: entry.point.source.clone(),
                             point: entry.point.id,

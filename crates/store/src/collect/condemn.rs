@@ -1,23 +1,26 @@
 //! Condemning: from here on nobody relies on a pack, and there is no way back.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use backstop_core::Result;
 
 use super::inventory::Inventory;
 use super::{Run, count_packs};
 use crate::catalog::{Batch, CONDEMNED, numbered_key};
+use crate::maintenance::to_its_end;
 use crate::readers;
 use crate::record::{self, CondemnedPack};
 use crate::vault::Vault;
 
 /// Condemns the packs in which nothing is needed, all in one step; gives their
 /// places in the inventory.
-pub(super) async fn dead(run: &mut Run<'_>, inventory: &Inventory) -> Result<HashSet<usize>> {
+pub(super) async fn dead(run: &mut Run<'_>, inventory: &Arc<Inventory>) -> Result<HashSet<usize>> {
     let dead = if run.options.dry_run {
         find_dead(inventory)
     } else {
-        condemn(run.vault, inventory, || find_dead(inventory)).await?
+        let all = Arc::clone(inventory);
+        condemn(run.vault, inventory, move || find_dead(&all)).await?
     };
     for count in inventory.counts() {
         run.report.live += count.live;
@@ -35,8 +38,18 @@ fn find_dead(inventory: &Inventory) -> HashSet<usize> {
 }
 
 /// Condemns the packs that `choose` gives: it is asked when nobody can come to
-/// rely on anything any more. Durable when this returns.
+/// rely on anything any more. Durable when this returns; once begun it goes on
+/// to its end.
 pub(super) async fn condemn(
+    vault: &Arc<Vault>,
+    inventory: &Arc<Inventory>,
+    choose: impl FnOnce() -> HashSet<usize> + Send + 'static,
+) -> Result<HashSet<usize>> {
+    let (vault, inventory) = (Arc::clone(vault), Arc::clone(inventory));
+    to_its_end(async move { condemn_now(&vault, &inventory, choose).await }).await
+}
+
+async fn condemn_now(
     vault: &Vault,
     inventory: &Inventory,
     choose: impl FnOnce() -> HashSet<usize>,
@@ -50,17 +63,16 @@ pub(super) async fn condemn(
         .iter()
         .map(|at| inventory.packs[*at].number)
         .collect();
+    // From here on nobody relies on them. Nothing is deleted before that is
+    // durable.
+    vault.index.condemn(numbers.iter().copied());
+    vault.reading.condemned(numbers.clone());
+    drop(all);
     let mut condemned = CondemnedPack {
         at: vault.clock.now(),
         readers: None,
     };
-    let batch_now = batch(&numbers, &condemned)?;
-    // First here: whoever drops this call meanwhile must not leave packs that
-    // are condemned and relied on.
-    vault.index.condemn(numbers.iter().copied());
-    vault.reading.condemned(numbers.clone());
-    vault.commit_batch(batch_now).await?;
-    drop(all);
+    vault.commit_batch(batch(&numbers, &condemned)?).await?;
     // After the flush: who registers from now on finds them condemned. If this
     // is lost, it is found out again, of later readers too.
     condemned.readers = Some(readers::registered(&vault.place, vault.clock.now()).await?);

@@ -49,7 +49,7 @@ pub(super) struct Inventory {
     /// Packs whose tables can't be read: what is in them stays.
     pub(super) unreadable: Vec<(u64, PackRecord)>,
     /// Data packs that did not fit into the memory.
-    pub(super) passed_over: u64,
+    pub(super) passed_over: Vec<u64>,
 }
 
 /// How many frames of a pack are needed.
@@ -76,13 +76,18 @@ impl Inventory {
     /// condemned: of map packs all, of data packs as many as fit.
     pub(super) async fn take(vault: &Arc<Vault>, options: &CollectOptions) -> Result<Self> {
         let listed = listed(vault).await?;
-        let (maps, data): (Vec<_>, Vec<_>) = listed
+        let (maps, mut data): (Vec<_>, Vec<_>) = listed
             .into_iter()
             .partition(|(_, record)| record.kind == PackKind::Map);
         let map_frames: u64 = maps.iter().map(|(_, record)| record.frames).sum();
         let each = (ENTRY + size_of::<Place>()) as u64;
         let room = options.memory.0.saturating_sub(map_frames * each) / ENTRY as u64;
-        // The oldest first: most of what they hold is not needed any more.
+        // Where not all fit, others each time.
+        if data.iter().map(|(_, record)| record.frames).sum::<u64>() > room {
+            let now = vault.clock.now().0.unsigned_abs();
+            let turn = now % (data.len() as u64).max(1);
+            data.rotate_left(usize::try_from(turn).unwrap_or(0));
+        }
         let mut data_frames = 0;
         let mut fitting = 0;
         for (_, record) in &data {
@@ -92,7 +97,7 @@ impl Inventory {
             data_frames += record.frames;
             fitting += 1;
         }
-        let passed_over = (data.len() - fitting) as u64;
+        let passed_over = data[fitting..].iter().map(|(number, _)| *number).collect();
         let chosen = maps.into_iter().chain(data.into_iter().take(fitting));
 
         let mut packs: Vec<HeldPack> = Vec::new();
@@ -185,6 +190,17 @@ impl Inventory {
         }
     }
 
+    /// The packs that hold copies of a frame.
+    pub(super) fn holders<'a>(
+        &'a self,
+        content: Content,
+        digest: &ChunkDigest,
+    ) -> impl Iterator<Item = u64> + 'a {
+        let marks = self.of(content);
+        let copies = self.copies(content, digest, None);
+        copies.map(move |entry| self.pack_of(content, marks.place(entry)).number)
+    }
+
     /// The entries of a frame in this pack; without one, in all.
     fn copies<'a>(
         &'a self,
@@ -255,8 +271,9 @@ impl Inventory {
 
 /// What a synchronization relies on from now on is needed.
 impl Recorder for Inventory {
-    fn relied_on(&self, content: Content, digest: &ChunkDigest, pack: u64) {
-        for entry in self.copies(content, digest, Some(pack)) {
+    fn relied_on(&self, content: Content, digest: &ChunkDigest) {
+        // All copies: which of them counts, only the index knows.
+        for entry in self.copies(content, digest, None) {
             self.of(content).set(entry);
         }
     }

@@ -27,6 +27,8 @@ use backstop_core::{
     ByteCount, CollectOptions, CollectReport, Error, Monitor, Objects, Progress, Result, Timestamp,
 };
 
+use crate::failure;
+use crate::folding;
 use crate::record::PackRecord;
 use crate::vault::Vault;
 use inventory::Inventory;
@@ -92,11 +94,11 @@ pub(crate) async fn collect(
         done: 0,
         total: 0,
     };
+    let inventory = Arc::new(Inventory::take(vault, options).await?);
     if !options.dry_run {
         // What waited for readers, or was left by a run that ended early.
-        delete::condemned(&mut run).await?;
+        delete::condemned(&mut run, &inventory).await?;
     }
-    let inventory = Arc::new(Inventory::take(vault, options).await?);
     count(&mut run, &inventory);
     let _recording = Recording(vault);
     {
@@ -105,9 +107,18 @@ pub(crate) async fn collect(
         let _all = vault.gate.write().await;
         vault.index.record(Some(Arc::clone(&inventory) as _));
     }
-    let roots = Roots::find(vault).await?;
+    let mut roots = Roots::find(vault).await?;
+    let walked = match walk::mark(vault, &inventory, &roots).await {
+        // Folded maps are worth nothing if they can't be read.
+        Err(error) if failure::is_damage(&error) && roots.has_folded && !options.dry_run => {
+            folding::forget_all(vault).await?;
+            roots = Roots::find(vault).await?;
+            // What was walked before is needed all the same.
+            walk::mark(vault, &inventory, &roots).await?
+        }
+        walked => walked?,
+    };
     run.report.roots = roots.count;
-    let walked = walk::mark(vault, &inventory, &roots).await?;
     run.report.nodes = walked.nodes;
     run.report.requests += walked.requests;
 
@@ -115,7 +126,7 @@ pub(crate) async fn collect(
     rewrite::worthwhile(&mut run, &inventory, &dropped).await?;
     orphans::sweep(&mut run).await?;
     if !options.dry_run {
-        delete::condemned(&mut run).await?;
+        delete::condemned(&mut run, &inventory).await?;
     }
     let rest = run.total.saturating_sub(run.done);
     run.tell(rest)?;
@@ -131,7 +142,7 @@ fn count(run: &mut Run<'_>, inventory: &Inventory) {
         report.unreadable.add(record.bytes);
     }
     report.requests += report.packs.count + report.unreadable.count;
-    report.is_partial |= inventory.passed_over > 0;
+    report.is_partial |= !inventory.passed_over.is_empty();
     run.total = report.packs.bytes.0;
 }
 

@@ -76,6 +76,8 @@ async fn holds_lost_point(run: &mut Run<'_>, orphan: &Orphan) -> Result<bool> {
     run.report.requests += 2;
     let points = match points(vault, orphan).await {
         Ok(points) => points,
+        // Deleted since it was listed.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             tracing::warn!(pack = %orphan.name, %error, "a pack can't be read");
             return Ok(true);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use backstop_core::{Error, ErrorKind, Result};
+use backstop_core::{Error, Result};
 use bytes::Bytes;
 
 use super::condemn::condemn;
@@ -16,7 +16,7 @@ use crate::pack::index::{Location, Pack};
 use crate::pack::name::PackKind;
 use crate::pack::reader::Span;
 use crate::pack::table::TableEntry;
-use crate::pack::writer::PackWriter;
+use crate::pack::writer::{FRAMES, PackWriter};
 use crate::vault::Vault;
 
 /// So many packs of about one size, and of less than half of a full one, are
@@ -64,14 +64,13 @@ pub(super) async fn worthwhile(
             break;
         }
         run.tell(inventory.packs[victim.at].record.bytes)?;
-        match rewrite(run, inventory, victim.at, &writer).await {
+        match rewrite(run, inventory, victim.at, &writer).await? {
             Ok(moved) => group.push(moved),
-            Err(error) if failure::is_damage(&error) || error.kind() == ErrorKind::NotFound => {
+            Err(damage) => {
                 let record = &inventory.packs[victim.at].record;
-                tracing::warn!(pack = %record.name, %error, "a pack can't be read, so all of it stays");
+                tracing::warn!(pack = %record.name, error = %damage, "a pack can't be read, so all of it stays");
                 run.report.unreadable.add(record.bytes);
             }
-            Err(error) => return Err(error),
         }
         bytes += victim.live_bytes;
         if bytes >= run.vault.settings.pack_bytes {
@@ -105,7 +104,7 @@ async fn choose(
         };
         if live.saturating_mul(100) < all.saturating_mul(u64::from(run.options.rewrite_below)) {
             victims.push(victim);
-        } else if held.record.bytes < small {
+        } else if held.record.bytes < small && held.record.frames < FRAMES / 2 {
             let size = live.max(1).ilog2() / MERGED.ilog2();
             let is_data = held.record.kind == PackKind::Data;
             sizes.entry((is_data, size)).or_default().push(victim);
@@ -146,16 +145,20 @@ async fn bytes_of(
     Ok((all, live.map(|(entry, _)| length(entry)).sum()))
 }
 
-/// Appends what is needed of a pack to others.
+/// Appends what is needed of a pack to others; damage of the pack inside. That
+/// something could not be written is no damage of what was read.
 async fn rewrite(
     run: &mut Run<'_>,
     inventory: &Arc<Inventory>,
     at: usize,
     writer: &PackWriter,
-) -> Result<Moved> {
+) -> Result<Result<Moved>> {
     let vault = run.vault;
     let held = &inventory.packs[at];
-    let (pack, entries) = vault.index.table(held.number).await?;
+    let (pack, entries) = match vault.index.table(held.number).await {
+        Err(error) if failure::is_damage(&error) => return Ok(Err(error)),
+        table => table?,
+    };
     let moved = inventory.needed(at, &entries);
     let live: Vec<&TableEntry> = entries
         .iter()
@@ -168,14 +171,22 @@ async fn rewrite(
         .map(|entry| Location::of(held.number, entry))
         .collect();
     run.report.requests += 1;
+    let bad = |entry: &&&TableEntry| vault.index.is_bad(entry.header.content, &entry.digest);
+    if let Some(entry) = live.iter().find(bad) {
+        let what = format!("frame at {} is known to be bad", entry.offset);
+        return Ok(Err(Error::corrupt(what)));
+    }
     for span in vault.reader.spans(&locations).await? {
         let frames: Vec<TableEntry> = span.frames.iter().map(|place| *live[*place]).collect();
         run.report.requests += 1;
-        let frames = read(vault, &pack, span, frames).await?;
+        let frames = match read(vault, &pack, span, frames).await {
+            Err(error) if failure::is_damage(&error) => return Ok(Err(error)),
+            frames => frames?,
+        };
         let added = writer.append(held.record.kind, frames, ()).await?;
         run.report.written.0 += added;
     }
-    Ok(Moved { at, entries, moved })
+    Ok(Ok(Moved { at, entries, moved }))
 }
 
 /// Reads frames as they stand, their seals checked.
@@ -227,17 +238,19 @@ async fn finish(
         return Ok(());
     }
     writer.finish_all().await?;
+    // Also of one that was finished, and lost, while others were read.
+    writer.check(0)?;
     run.report.requests += 1;
+    let (group, all) = (std::mem::take(group), Arc::clone(inventory));
     // What somebody has come to rely on since stands there alone.
-    let is_empty = |pack: &&Moved| {
-        let needed = inventory.needed(pack.at, &pack.entries);
-        needed
-            .iter()
-            .zip(&pack.moved)
-            .all(|(needed, moved)| !needed || *moved)
+    let choose = move || {
+        let is_empty = |pack: &&Moved| {
+            let needed = all.needed(pack.at, &pack.entries);
+            let mut both = needed.iter().zip(&pack.moved);
+            both.all(|(needed, moved)| !needed || *moved)
+        };
+        group.iter().filter(is_empty).map(|pack| pack.at).collect()
     };
-    let group = std::mem::take(group);
-    let choose = || group.iter().filter(is_empty).map(|pack| pack.at).collect();
     let condemned = condemn(run.vault, inventory, choose).await?;
     let records = condemned.iter().map(|at| &inventory.packs[*at].record);
     count_packs(&mut run.report.rewritten, records);

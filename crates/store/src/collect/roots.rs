@@ -20,6 +20,8 @@ pub(super) struct Roots {
     pub(super) count: u64,
     /// Roots of maps, manifests, records of points, and chunks of documents.
     pub(super) frames: Vec<(Content, ChunkDigest)>,
+    /// Whether folded maps are among them.
+    pub(super) has_folded: bool,
     /// What could not be read, each named.
     pub(super) lost: Vec<String>,
 }
@@ -35,6 +37,8 @@ impl Roots {
             // Nothing is committed between the two.
             let _one = vault.commit.lock().await;
             roots.add_sessions(vault).await?;
+            // What somebody wrote who went away before it was durable.
+            vault.catalog.flush().await?;
             let mut points = vault.catalog.scan(&[POINTS]).await?;
             while let Some((_, value)) = points.next().await? {
                 let record: PointRecord = record::decode("a point's record", &value)?;
@@ -56,6 +60,7 @@ impl Roots {
             let mut folded = vault.catalog.scan(&[FOLDED]).await?;
             while let Some((_, value)) = folded.next().await? {
                 let entry: FoldedEntry = record::decode("the record of folded maps", &value)?;
+                roots.has_folded = true;
                 for stream in &entry.streams {
                     roots.add_map(&stream.map);
                 }
@@ -76,7 +81,6 @@ impl Roots {
     async fn add_sessions(&mut self, vault: &Arc<Vault>) -> Result<()> {
         let sessions = vault.all_sessions();
         for session in &sessions {
-            session.claimed().iter().for_each(|map| self.add_map(map));
             match session.settle().await {
                 Ok(settled) => {
                     self.count += 1;
@@ -86,13 +90,12 @@ impl Roots {
                 Err(_) if session.check_whole().await.is_err() => {}
                 Err(error) => return Err(error),
             }
+            // After it was settled: what is claimed later is made of that.
+            session.claimed().iter().for_each(|map| self.add_map(map));
         }
         if !sessions.is_empty() {
-            // So that the maps can be read. A pack that is lost ends its
-            // synchronizations.
-            if let Err(error) = vault.writer()?.finish_all().await {
-                tracing::warn!(%error, "a pack of a synchronization could not be stored");
-            }
+            // So that the maps can be read.
+            vault.writer()?.finish_all().await?;
         }
         Ok(())
     }

@@ -167,8 +167,14 @@ impl Walk<'_> {
                 .collect();
             let located = self.vault.index.locate_indexed(content, &digests).await?;
             for (digest, location) in digests.iter().zip(located) {
-                let pack = location.map(|at| at.pack);
-                match self.inventory.reach_copy(content, digest, pack) {
+                let is_bad = self.vault.index.is_bad(content, digest);
+                let pack = location.map(|at| at.pack).filter(|_| !is_bad);
+                let mut reached = self.inventory.reach_copy(content, digest, pack);
+                if reached == Reached::Elsewhere {
+                    // The copy that counts may be lost: the others must not be.
+                    reached = self.inventory.reach_copy(content, digest, None);
+                }
+                match reached {
                     Reached::New(place) if content == Content::Node => found.nodes.push(place),
                     Reached::Elsewhere if content == Content::Node => {
                         found.elsewhere.push(*digest);

@@ -54,8 +54,8 @@ impl Pack {
 /// Is told what synchronizations rely on, while a collection finds out what is
 /// needed.
 pub(crate) trait Recorder: Send + Sync + std::fmt::Debug {
-    /// A synchronization relies on this frame, which stands in this pack.
-    fn relied_on(&self, content: Content, digest: &ChunkDigest, pack: u64);
+    /// A synchronization relies on this frame.
+    fn relied_on(&self, content: Content, digest: &ChunkDigest);
 }
 
 /// Answers where frames stand.
@@ -247,8 +247,8 @@ impl Index {
             .clone();
         if let Some(recorder) = recorder {
             for (digest, location) in digests.iter().zip(&found) {
-                if let Some(location) = location {
-                    recorder.relied_on(content, digest, location.pack);
+                if location.is_some() {
+                    recorder.relied_on(content, digest);
                 }
             }
         }

@@ -166,11 +166,13 @@ impl PackReader {
         };
         let location = location
             .ok_or_else(|| Error::corrupt(format!("{content:?} {digest} is not in the vault")))?;
-        let pack = &*self.index.pack(location.pack).await?;
-        let first = self
-            .read_windowed(location, pack)
-            .await
-            .and_then(|sealed| open_content(content, digest, location, pack, sealed, codecs));
+        let first = match self.index.pack(location.pack).await {
+            Ok(pack) => self
+                .read_windowed(location, &pack)
+                .await
+                .and_then(|sealed| open_content(content, digest, location, &pack, sealed, codecs)),
+            Err(error) => Err(error),
+        };
         match first {
             Err(error) if failure::is_damage(&error) => {
                 let again = self.read_again(content, digest, location, codecs).await;

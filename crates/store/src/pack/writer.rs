@@ -25,7 +25,7 @@ const FINISHING: usize = 2;
 
 /// A pack of so many frames is full whatever its length: until it is durable,
 /// each of them takes memory, and an agent may send chunks of any size.
-const FRAMES: usize = 16 << 10;
+pub(crate) const FRAMES: u64 = 16 << 10;
 
 /// Writes packs. All calls run to their end even when their caller goes away.
 #[derive(Clone, Debug)]
@@ -315,7 +315,7 @@ impl Shared {
         };
         match self.append_to(&mut open, frames).await {
             Ok(added) => {
-                if open.offset >= self.pack_bytes || open.frames.entries.len() >= FRAMES {
+                if open.offset >= self.pack_bytes || open.frames.entries.len() as u64 >= FRAMES {
                     self.finish_later(open).await?;
                 } else {
                     *slot = Some(open);

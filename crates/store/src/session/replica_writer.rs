@@ -27,6 +27,7 @@ impl ReplicaWriter for Session {
         if digests.len() > MOST_SLICES {
             return Err(too_many("chunks asked for", at));
         }
+        let _relying = self.vault.gate.read().await;
         if self.begin.deduplication == Deduplication::Vault {
             self.check_whole().await?;
             let lengths = self.sound_lengths(digests).await?;

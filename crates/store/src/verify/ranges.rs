@@ -38,6 +38,8 @@ pub(super) async fn find(
     broken: Vec<u64>,
     report: &mut VerifyReport,
 ) -> Result<()> {
+    // What was read before says nothing of what is stored now.
+    vault.nodes.forget_cached();
     let mut search = Search {
         vault,
         damaged: damaged.iter().copied().collect(),
@@ -47,10 +49,15 @@ pub(super) async fn find(
     let mut points = vault.catalog.scan(&[POINTS]).await?;
     while let Some((_, value)) = points.next().await? {
         let record: PointRecord = record::decode("a point's record", &value)?;
-        for (stream, extent) in search.point(&record).await? {
+        let found = search.point(&record).await?;
+        if !found.is_empty() {
+            let point = (record.point.source.clone(), record.point.id);
+            report.points.push(point);
+        }
+        for (stream, extent) in found {
             if report.ranges.len() >= MOST_DAMAGED_RANGES {
                 report.has_more_ranges = true;
-                return Ok(());
+                break;
             }
             report.ranges.push(range(&record.point, stream, extent));
         }

@@ -281,3 +281,102 @@ async fn one_collection_at_a_time_and_only_by_the_owner() {
     let refused = reader.collect(&options, &NoMonitor).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{refused}");
 }
+
+/// Two synchronizations that send the same at the same time store it twice. The
+/// index names one copy; who goes by a pack's table may find the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_two_packs_hold_outlives_either() {
+    let mut lab = Lab::new(7, 1).await;
+    let mut random = fastrand::Rng::with_seed(70);
+    let shared = images::noise(&mut random, 40_000);
+    let mut machines = ["x", "y", "z"].map(|name| Machine::new(name, 300_000));
+    for machine in &mut machines {
+        machine.bytes[..shared.len()].copy_from_slice(&shared);
+    }
+    let [x, y, z] = &mut machines;
+    x.write(&mut random, 200_000, 60_000);
+    let vault = lab.vault();
+    let begins = [x.begin(&mut random), y.begin(&mut random)];
+    for (begin, machine) in begins.iter().zip([&*x, &*y]) {
+        let writer = vault.begin(begin.clone()).await.unwrap();
+        images::send(&*writer, machine).await.unwrap();
+    }
+    let before = lab.packs(".data").len();
+    for (begin, machine) in begins.iter().zip([&mut *x, &mut *y]) {
+        let (mut group, begin) = ([machine], std::slice::from_ref(begin));
+        let committed = lab.history.commit(&vault, &mut random, &mut group, begin);
+        committed.await.unwrap();
+    }
+    assert_eq!(lab.packs(".data").len(), before + 2, "it is stored twice");
+
+    // Nobody needs it any more, and only one of its packs is dead.
+    for machine in [&mut *x, &mut *y] {
+        machine.write(&mut random, 0, 140_000);
+        lab.history.protect_one(&vault, &mut random, machine).await;
+    }
+    let known = lab.history.known().points;
+    let heads = [x.head, y.head, lab.machine.head];
+    let old = known.iter().map(|kept| kept.id);
+    let old: Vec<_> = old.filter(|id| !heads.contains(&Some(*id))).collect();
+    lab.history.expire(&vault, &old).await.unwrap();
+    let collected = lab.collect(|options| options.rewrite_below = 0).await;
+    assert!(collected.deleted.count > 0, "{collected:?}");
+    drop(vault);
+    lab.reopen().await;
+    // Reads the table of the pack that is left.
+    lab.check().await;
+
+    // What another now relies on lasts, whatever is remembered of packs.
+    let vault = lab.vault();
+    z.changed.push(0..300_000);
+    lab.history.protect_one(&vault, &mut random, z).await;
+    drop(vault);
+    lab.reopen().await;
+    let read = images::read_back(&lab.vault(), z.head.unwrap()).await;
+    assert!(read.unwrap() == z.bytes);
+    lab.collect(|options| options.rewrite_below = 90).await;
+    lab.check().await;
+}
+
+/// Wherever it is given up, a collection leaves nothing that the next one does
+/// not deal with.
+#[tokio::test(start_paused = true)]
+async fn a_collection_that_is_given_up_anywhere_goes_on() {
+    for turns in (0..60).step_by(4) {
+        let store = Arc::new(object_store::memory::InMemory::new());
+        let policy = Arc::new(crate::model::Restless::new(turns));
+        let faulty = crate::faults::FaultyStore::new(store, policy);
+        let mut settings = VaultSettings::default();
+        settings.pack_bytes = 96 << 10;
+        let builder = DedupStore::on(faulty, "v").with_settings(settings);
+        let vault = builder.create().await.unwrap();
+        let mut random = fastrand::Rng::with_seed(turns);
+        let history = History::default();
+        let mut machine = Machine::new("a", 500_000);
+        machine.write(&mut random, 0, 500_000);
+        for _ in 0..4 {
+            machine.scribble(&mut random, 4, 100_000);
+            history.protect_one(&vault, &mut random, &mut machine).await;
+        }
+        let points = history.known().points;
+        let old: Vec<_> = points[..3].iter().map(|kept| kept.id).collect();
+        history.expire(&vault, &old).await.unwrap();
+        {
+            let collecting = std::pin::pin!(history.collect(&vault));
+            let given_up = async {
+                for _ in 0..turns * 8 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            futures::future::select(collecting, std::pin::pin!(given_up)).await;
+        }
+        machine.scribble(&mut random, 4, 100_000);
+        history.protect_one(&vault, &mut random, &mut machine).await;
+        history.check(&vault).await;
+        let done = history.collect(&vault).await.unwrap();
+        assert_eq!(done.waiting.count, 0, "{done:?}");
+        history.check(&vault).await;
+        let again = history.collect(&vault).await.unwrap();
+        assert_eq!((again.dropped.count, again.waiting.count), (0, 0));
+    }
+}

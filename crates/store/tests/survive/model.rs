@@ -16,13 +16,13 @@ use crate::seeds;
 
 /// Lets everything pass, others first now and then.
 #[derive(Debug)]
-struct Restless {
+pub(crate) struct Restless {
     seed: u64,
     arrived: AtomicU64,
 }
 
 impl Restless {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             seed,
             arrived: 0.into(),
