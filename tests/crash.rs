@@ -208,7 +208,7 @@ async fn survive(rounds: u32) {
         }
         if lab.random.u8(..5) == 0 {
             let before = lab.verify().await;
-            lab.run(&["collect", "--rewrite-below", "90"], after);
+            lab.run(&["collect", "--most-dead", "3"], after);
             assert_eq!(lab.verify().await, before, "round {round}: a collection");
             continue;
         }

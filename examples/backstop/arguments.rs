@@ -313,9 +313,9 @@ pub struct CollectArguments {
     /// Change nothing; tell what would be done
     #[arg(long)]
     pub dry_run: bool,
-    /// Rewrite packs of which less than this share is needed
-    #[arg(long, value_name = "PERCENT", default_value_t = 60, value_parser = clap::value_parser!(u8).range(..=100))]
-    pub rewrite_below: u8,
+    /// Rewrite packs until no more is left that is not needed, in percent of what is
+    #[arg(long, value_name = "PERCENT", default_value_t = 20, value_parser = clap::value_parser!(u8).range(..=100))]
+    pub most_dead: u8,
     /// Write no more than this anew
     #[arg(long, value_name = "MIB")]
     pub most_written: Option<u32>,
@@ -354,7 +354,7 @@ pub struct FoldArguments {
     #[arg(long)]
     pub dry_run: bool,
     /// Fold what costs so many percent of what it would if it were new
-    #[arg(long, value_name = "PERCENT", default_value_t = 200, value_parser = clap::value_parser!(u32).range(101..))]
+    #[arg(long, value_name = "PERCENT", default_value_t = 150, value_parser = clap::value_parser!(u32).range(101..))]
     pub worth: u32,
     /// Write no more than about this for each source
     #[arg(long, value_name = "MIB")]

@@ -25,7 +25,7 @@ pub async fn collect(
 ) -> Ending {
     let mut options = CollectOptions::default();
     options.dry_run = arguments.dry_run;
-    options.rewrite_below = arguments.rewrite_below;
+    options.most_dead = arguments.most_dead;
     options.most_time = arguments.most_time;
     options.most_requests = arguments.most_requests;
     if let Some(mib) = arguments.most_written {

@@ -136,6 +136,6 @@ fn the_space_of_expired_points_comes_back() {
     lab.run(["verify", "--beside"]).expect(0);
     lab.run(["verify", "--parts", "0"]).expect(2);
 
-    lab.run(["collect", "--rewrite-below", "101"]).expect(2);
+    lab.run(["collect", "--most-dead", "101"]).expect(2);
     lab.run(["--takeover", "collect"]).expect(0);
 }

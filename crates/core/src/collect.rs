@@ -15,10 +15,11 @@ use crate::ByteCount;
 pub struct CollectOptions {
     /// Nothing is changed; the report tells what would be.
     pub dry_run: bool,
-    /// A pack of which less than this share is needed is rewritten, in percent
-    /// of its bytes: what is needed of it moves to a new pack. More gives back
-    /// more space and writes more.
-    pub rewrite_below: u8,
+    /// How much that is not needed may stay, in percent of what is: packs are
+    /// rewritten, those first of which the smallest share is needed, until no
+    /// more than that is left. What is needed of them moves to new packs. Less
+    /// gives back more space and writes more.
+    pub most_dead: u8,
     /// No more than this is written anew.
     pub most_rewritten: ByteCount,
     /// No pack is begun after this time, by the vault's clock. Finding out what
@@ -34,12 +35,11 @@ pub struct CollectOptions {
 }
 
 impl Default for CollectOptions {
-    /// Packs of which less than 60 % is needed are rewritten, without a bound;
-    /// 160 MiB, which is enough for 13 million chunks.
+    /// A fifth may stay; no other bound; 160 MiB, which is enough for 13 million chunks.
     fn default() -> Self {
         Self {
             dry_run: false,
-            rewrite_below: 60,
+            most_dead: 20,
             most_rewritten: ByteCount(u64::MAX),
             most_time: None,
             most_requests: None,
@@ -94,7 +94,7 @@ pub struct CollectReport {
     pub waiting: Objects,
     /// How many readers they wait for.
     pub readers: u64,
-    /// What is not needed and stays, in packs that are not worth rewriting.
+    /// What is not needed and stays, in packs that were not rewritten.
     pub left: ByteCount,
     /// Packs that stay whole because they can't be read; verify and heal them.
     pub unreadable: Objects,

@@ -19,11 +19,11 @@ pub struct FoldOptions {
 }
 
 impl Default for FoldOptions {
-    /// Regions that cost twice what they could, all of them.
+    /// Regions that cost half as much again as they could, all of them.
     fn default() -> Self {
         Self {
             dry_run: false,
-            worth: 200,
+            worth: 150,
             most_written: ByteCount(u64::MAX),
         }
     }
@@ -31,8 +31,8 @@ impl Default for FoldOptions {
 
 /// What folding did, or would do.
 ///
-/// Costs are in bytes: those that are read of packs, and 64 KiB for each
-/// request.
+/// Costs are in bytes: those of the chunks that are read, decompressed and
+/// hashed, and 64 KiB for each request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FoldReport {
     /// Regions of 4 MiB that hold data.

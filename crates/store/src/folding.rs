@@ -33,15 +33,13 @@ use crate::seal;
 use crate::session::{Added, Session, Start};
 use crate::vault::Vault;
 
-/// What a request to the store costs, in bytes that could be read meanwhile.
+/// What a request to the store costs, in plain bytes that could be had meanwhile.
 const REQUEST: u64 = 64 << 10;
 
-/// A region may have this many chunks more than it needs before it is worth
-/// asking where they stand.
+/// A region with fewer chunks than these is not in pieces: so many more than one
+/// for each of these lengths, in bytes, which few chunks reach.
 const CHUNKS_MORE: usize = 4;
-
-/// The average length of a chunk, in bytes.
-const CHUNK: u32 = 64 << 10;
+const CHUNK: u32 = 128 << 10;
 
 /// A region that is worth folding.
 #[derive(Clone, Copy, Debug)]
@@ -260,22 +258,17 @@ async fn cost(vault: &Arc<Vault>, map: &RegionMap) -> Result<Option<Cost>> {
         }
     }
     let fewest = usize::try_from(length / u64::from(CHUNK)).unwrap_or(usize::MAX);
-    if chunks.len() <= fewest + fewest / 4 + CHUNKS_MORE {
+    if chunks.len() <= fewest + CHUNKS_MORE {
         return Ok(None);
     }
     let digests: Vec<_> = chunks.into_iter().collect();
     let located = vault.reader.locate(Content::Chunk, &digests).await?;
     let frames: Vec<_> = located.into_iter().flatten().collect();
     let spans = vault.reader.spans(&frames).await?;
-    let read: u64 = spans
-        .iter()
-        .map(|span| span.range.end - span.range.start)
-        .sum();
     let plain: u64 = frames.iter().map(|at| u64::from(at.plain_length)).sum();
-    let payload: u64 = frames.iter().map(|at| u64::from(at.payload_length)).sum();
     Ok(Some(Cost {
-        now: read + REQUEST * spans.len() as u64,
-        ideal: length * payload / plain.max(1) + REQUEST,
+        now: plain + REQUEST * spans.len() as u64,
+        ideal: length + REQUEST,
     }))
 }
 

@@ -89,39 +89,51 @@ async fn choose(
     dropped: &HashSet<usize>,
 ) -> Result<Vec<Victim>> {
     let small = run.vault.settings.pack_bytes / 2;
-    let mut victims = Vec::new();
-    let mut sizes: BTreeMap<(bool, u32), Vec<Victim>> = BTreeMap::new();
-    let mut left = Vec::new();
+    let mut held = Vec::new();
     for (at, count) in inventory.counts().into_iter().enumerate() {
-        if dropped.contains(&at) {
-            continue;
+        if !dropped.contains(&at) {
+            let (all, live) = bytes_of(run, inventory, at, count).await?;
+            held.push((
+                Victim {
+                    at,
+                    live_bytes: live,
+                },
+                all - live,
+            ));
         }
-        let held = &inventory.packs[at];
-        let (all, live) = bytes_of(run, inventory, at, count).await?;
-        let victim = Victim {
-            at,
-            live_bytes: live,
-        };
-        if live.saturating_mul(100) < all.saturating_mul(u64::from(run.options.rewrite_below)) {
+    }
+    let live: u64 = held.iter().map(|(victim, _)| victim.live_bytes).sum();
+    let mut dead: u64 = held.iter().map(|(_, dead)| *dead).sum();
+    let may_stay = live / 100 * u64::from(run.options.most_dead);
+    // Those first that give back most for what they cost.
+    let share = |victim: &Victim, dead: u64| {
+        u128::from(victim.live_bytes) * 1000 / u128::from((victim.live_bytes + dead).max(1))
+    };
+    held.sort_by_key(|(victim, dead)| (share(victim, *dead), victim.at));
+    let mut victims = Vec::new();
+    let mut sizes: BTreeMap<(bool, u32), Vec<(Victim, u64)>> = BTreeMap::new();
+    for (victim, of_it) in held {
+        let record = &inventory.packs[victim.at].record;
+        if of_it > 0 && dead > may_stay {
+            dead -= of_it;
             victims.push(victim);
-        } else if held.record.bytes < small && held.record.frames < FRAMES / 2 {
-            let size = live.max(1).ilog2() / MERGED.ilog2();
-            let is_data = held.record.kind == PackKind::Data;
-            sizes.entry((is_data, size)).or_default().push(victim);
-            left.push((at, all - live));
-        } else {
-            left.push((at, all - live));
+        } else if record.bytes < small && record.frames < FRAMES / 2 {
+            let size = victim.live_bytes.max(1).ilog2() / MERGED.ilog2();
+            let is_data = record.kind == PackKind::Data;
+            sizes
+                .entry((is_data, size))
+                .or_default()
+                .push((victim, of_it));
         }
     }
     for same in sizes.into_values() {
         if same.len() >= MERGED {
-            victims.extend(same);
+            dead -= same.iter().map(|(_, dead)| dead).sum::<u64>();
+            victims.extend(same.into_iter().map(|(victim, _)| victim));
         }
     }
     victims.sort_by_key(|victim| victim.at);
-    let chosen: HashSet<usize> = victims.iter().map(|victim| victim.at).collect();
-    let left = left.iter().filter(|(at, _)| !chosen.contains(at));
-    run.report.left.0 = left.map(|(_, dead)| dead).sum();
+    run.report.left.0 = dead;
     Ok(victims)
 }
 

@@ -319,7 +319,7 @@ async fn a_chunk_that_two_packs_hold_outlives_either() {
     let old = known.iter().map(|kept| kept.id);
     let old: Vec<_> = old.filter(|id| !heads.contains(&Some(*id))).collect();
     lab.history.expire(&vault, &old).await.unwrap();
-    let collected = lab.collect(|options| options.rewrite_below = 0).await;
+    let collected = lab.collect(|options| options.most_dead = u8::MAX).await;
     assert!(collected.deleted.count > 0, "{collected:?}");
     drop(vault);
     lab.reopen().await;
@@ -334,7 +334,7 @@ async fn a_chunk_that_two_packs_hold_outlives_either() {
     lab.reopen().await;
     let read = images::read_back(&lab.vault(), z.head.unwrap()).await;
     assert!(read.unwrap() == z.bytes);
-    lab.collect(|options| options.rewrite_below = 90).await;
+    lab.collect(|options| options.most_dead = 0).await;
     lab.check().await;
 }
 

@@ -122,7 +122,7 @@ impl History {
     /// Gives space back.
     pub(crate) async fn collect(&self, vault: &DedupStore) -> Result<CollectReport> {
         let mut options = CollectOptions::default();
-        options.rewrite_below = 90;
+        options.most_dead = 3;
         vault.collect(&options, &NoMonitor).await
     }
 
