@@ -18,7 +18,7 @@ use crate::commit::{self, DOCUMENTS};
 use crate::fold;
 use crate::image::Image;
 use crate::maintenance::to_its_end;
-use crate::manifest::{Entry, Manifest};
+use crate::manifest::Entry;
 use crate::map::compare::compare;
 use crate::map::tree::ImageMap;
 use crate::orphans;
@@ -181,25 +181,15 @@ impl DedupStore {
         orphans::tidy(&vault.place, alone, &vault.clock).await
     }
 
-    pub(crate) async fn manifest(&self, record: &PointRecord) -> Result<Manifest> {
-        let digest = record.manifest.ok_or_else(|| {
-            Error::corrupt(format!(
-                "recovery point {} has no manifest",
-                record.point.id
-            ))
-        })?;
-        let vault = &self.vault;
-        let bytes = vault
-            .reader
-            .read_content(Content::Manifest, &digest, &vault.codecs)
-            .await?;
-        Manifest::decode(&bytes)
-            .map_err(|error| error.within(format_args!("recovery point {}", record.point.id)))
-    }
-
     async fn image_map(&self, id: PointId, stream: &StreamName) -> Result<ImageMap> {
         let record = self.vault.point_record(id).await?;
-        match self.manifest(&record).await?.entries.get(stream.as_str()) {
+        match self
+            .vault
+            .manifest(&record)
+            .await?
+            .entries
+            .get(stream.as_str())
+        {
             Some(Entry::Image(map)) => Ok(*map),
             _ => Err(Error::not_found(format!(
                 "recovery point {id} has no image {stream}"
@@ -349,7 +339,7 @@ impl RecoveryStore for DedupStore {
     async fn documents(&self, id: PointId) -> Result<Vec<Document>> {
         let _read = self.vault.reading.begin();
         let record = self.vault.point_record(id).await?;
-        let manifest = self.manifest(&record).await?;
+        let manifest = self.vault.manifest(&record).await?;
         let mut documents = Vec::new();
         for (name, entry) in manifest.entries {
             let Entry::Document { length, chunks } = entry else {

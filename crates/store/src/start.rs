@@ -106,7 +106,8 @@ impl DedupStore {
     pub(crate) async fn maps_of(&self, begin: &StoreBegin) -> Result<Vec<ImageMap>> {
         let mut held: BTreeMap<String, ImageMap> = BTreeMap::new();
         if let Some(base) = begin.base {
-            let manifest = self.manifest(&self.vault.point_record(base).await?).await?;
+            let record = self.vault.point_record(base).await?;
+            let manifest = self.vault.manifest(&record).await?;
             let maps = manifest.entries.into_iter();
             held.extend(maps.filter_map(|(name, entry)| match entry {
                 Entry::Image(map) => Some((name, map)),

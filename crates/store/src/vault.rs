@@ -1,6 +1,6 @@
 //! An open vault: its parts, and the catalog entries that they share.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
 
@@ -10,16 +10,18 @@ use backstop_core::{
 };
 use tokio::sync::{Mutex, RwLock};
 
-use crate::catalog::{self, Batch, CONDEMNED, Catalog, pack_number};
+use crate::catalog::{self, Batch, CONDEMNED, Catalog, PACKS, pack_number};
 use crate::header::VaultHeader;
+use crate::manifest::Manifest;
 use crate::nodes::Nodes;
 use crate::owner::Ownership;
+use crate::pack::frame::Content;
 use crate::pack::index::Index;
 use crate::pack::reader::PackReader;
 use crate::pack::writer::PackWriter;
 use crate::place::Place;
 use crate::readers::{Reading, Registration};
-use crate::record::{self, PointRecord, ReplicaEntry, UnfinishedEntry};
+use crate::record::{self, PackRecord, PointRecord, ReplicaEntry, UnfinishedEntry};
 use crate::seal::{Seal, VaultKey};
 use crate::session::{Session, StreamCount};
 use crate::settings::VaultSettings;
@@ -223,15 +225,37 @@ impl Vault {
         self.commit_batch(batch).await
     }
 
-    /// The packs that are condemned, by the catalog: a reader does not know them
-    /// from its opening.
-    pub(crate) async fn condemned_packs(&self) -> Result<HashSet<u64>> {
+    /// The packs that the catalog knows, by their numbers, but for those that
+    /// are condemned.
+    pub(crate) async fn listed_packs(&self) -> Result<Vec<(u64, PackRecord)>> {
         let mut condemned = self.index.condemned();
+        // A reader does not know them from its opening.
         let mut entries = self.catalog.scan(&[CONDEMNED]).await?;
         while let Some((key, _)) = entries.next().await? {
             condemned.insert(pack_number(&key)?);
         }
-        Ok(condemned)
+        let mut listed = Vec::new();
+        let mut packs = self.catalog.scan(&[PACKS]).await?;
+        while let Some((key, value)) = packs.next().await? {
+            let number = pack_number(&key)?;
+            if !condemned.contains(&number) {
+                listed.push((number, record::decode("a pack's record", &value)?));
+            }
+        }
+        Ok(listed)
+    }
+
+    /// The manifest of a point.
+    pub(crate) async fn manifest(&self, record: &PointRecord) -> Result<Manifest> {
+        let id = record.point.id;
+        let digest = record
+            .manifest
+            .ok_or_else(|| Error::corrupt(format!("recovery point {id} has no manifest")))?;
+        let reading = self
+            .reader
+            .read_content(Content::Manifest, &digest, &self.codecs);
+        let manifest = Manifest::decode(&reading.await?);
+        manifest.map_err(|error| error.within(format_args!("recovery point {id}")))
     }
 
     /// The record that an index of points names.

@@ -18,7 +18,7 @@ use backstop_core::{
 };
 use futures::{StreamExt, stream};
 
-use crate::catalog::{Batch, PACKS, VERIFIED, pack_number};
+use crate::catalog::{Batch, VERIFIED};
 use crate::failure;
 use crate::pack::frame::{self, Content};
 use crate::pack::index::Pack;
@@ -59,7 +59,7 @@ pub(crate) async fn verify(
 ) -> Result<VerifyReport> {
     let _read = vault.reading.begin();
     let began = vault.clock.now();
-    let packs = listed(vault).await?;
+    let packs = vault.listed_packs().await?;
     let mut run = Run {
         vault,
         report: VerifyReport::default(),
@@ -276,21 +276,6 @@ async fn read(vault: &Arc<Vault>, part: &Part) -> Result<Checked> {
         }
     };
     vault.cpu.run(check).await
-}
-
-/// The packs that the catalog knows, by their numbers, but for those that are
-/// about to be deleted.
-async fn listed(vault: &Vault) -> Result<Vec<(u64, PackRecord)>> {
-    let condemned = vault.condemned_packs().await?;
-    let mut listed = Vec::new();
-    let mut packs = vault.catalog.scan(&[PACKS]).await?;
-    while let Some((key, value)) = packs.next().await? {
-        let number = pack_number(&key)?;
-        if !condemned.contains(&number) {
-            listed.push((number, record::decode("a pack's record", &value)?));
-        }
-    }
-    Ok(listed)
 }
 
 async fn verified_up_to(vault: &Vault) -> Result<u64> {

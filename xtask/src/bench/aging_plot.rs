@@ -1,6 +1,7 @@
 //! Draws what growing old costs, as lines over the days; written as SVG by hand.
 
 use crate::bench::aging::{DAY, RESTORE};
+use crate::bench::plot::{colour, legend};
 use crate::bench::samples::{Sample, Samples};
 use crate::bench::tool::Tool;
 use std::fmt::Write as _;
@@ -58,20 +59,7 @@ pub fn draw(samples: &Samples) -> String {
         22,
         "Growing old: 1 % scattered change a day, 14 days kept",
     );
-    for (number, tool) in Tool::ALL.into_iter().enumerate() {
-        let x = LEFT + 96.0 * number as f64;
-        let _ = writeln!(
-            svg,
-            "<rect x=\"{x}\" y=\"60\" width=\"14\" height=\"14\" fill=\"{}\"/>",
-            colour(tool)
-        );
-        let name = if tool == Tool::Ours {
-            "Backstop"
-        } else {
-            tool.name()
-        };
-        text(&mut svg, (x + 20.0, 72.0), "start", 13, name);
-    }
+    legend(&mut svg);
     for (number, (title, unit, lines)) in panels.iter().enumerate() {
         panel(
             &mut svg,
@@ -82,14 +70,6 @@ pub fn draw(samples: &Samples) -> String {
     }
     svg.push_str("</svg>\n");
     svg
-}
-
-fn colour(tool: Tool) -> &'static str {
-    match tool {
-        Tool::Ours => "#0b6e99",
-        Tool::Restic => "#e0a030",
-        Tool::Borg => "#8f9aa5",
-    }
 }
 
 /// The medians over each day's samples.

@@ -88,7 +88,7 @@ pub fn draw(samples: &Samples) -> String {
     svg
 }
 
-fn colour(tool: Tool) -> &'static str {
+pub(super) fn colour(tool: Tool) -> &'static str {
     match tool {
         Tool::Ours => "#0b6e99",
         Tool::Restic => "#e0a030",
@@ -96,7 +96,7 @@ fn colour(tool: Tool) -> &'static str {
     }
 }
 
-fn legend(svg: &mut String) {
+pub(super) fn legend(svg: &mut String) {
     for (number, tool) in Tool::ALL.into_iter().enumerate() {
         let x = LEFT + 96.0 * number as f64;
         rectangle(svg, x, 76.0, 14.0, 14.0, colour(tool));

@@ -6,13 +6,12 @@ use backstop_core::{ChunkDigest, CollectOptions, ErrorKind, Result};
 use futures::{StreamExt, stream};
 
 use super::marks::{ENTRY, Frames, Marks};
-use crate::catalog::{PACKS, pack_number};
 use crate::failure;
 use crate::pack::frame::Content;
 use crate::pack::index::{Pack, Recorder};
 use crate::pack::name::PackKind;
 use crate::pack::table::TableEntry;
-use crate::record::{self, PackRecord};
+use crate::record::PackRecord;
 use crate::vault::Vault;
 
 /// How many tables are read at once.
@@ -75,7 +74,7 @@ impl Inventory {
     /// Reads the tables of all packs that the catalog knows and that are not
     /// condemned: of map packs all, of data packs as many as fit.
     pub(super) async fn take(vault: &Arc<Vault>, options: &CollectOptions) -> Result<Self> {
-        let listed = listed(vault).await?;
+        let listed = vault.listed_packs().await?;
         let (maps, mut data): (Vec<_>, Vec<_>) = listed
             .into_iter()
             .partition(|(_, record)| record.kind == PackKind::Map);
@@ -281,18 +280,4 @@ impl Recorder for Inventory {
 
 fn capacity(frames: u64) -> usize {
     usize::try_from(frames).unwrap_or(0)
-}
-
-/// The packs that the catalog knows and that are not condemned.
-async fn listed(vault: &Vault) -> Result<Vec<(u64, PackRecord)>> {
-    let condemned = vault.index.condemned();
-    let mut listed = Vec::new();
-    let mut packs = vault.catalog.scan(&[PACKS]).await?;
-    while let Some((key, value)) = packs.next().await? {
-        let number = pack_number(&key)?;
-        if !condemned.contains(&number) {
-            listed.push((number, record::decode("a pack's record", &value)?));
-        }
-    }
-    Ok(listed)
 }

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use backstop_core::{ChunkDigest, PointId, Result};
+use backstop_core::{ChunkDigest, Result};
 
 use crate::catalog::{FOLDED, POINTS, UNFINISHED};
 use crate::failure;
-use crate::manifest::{Entry, Manifest};
+use crate::manifest::Entry;
 use crate::map::tree::ImageMap;
 use crate::pack::frame::Content;
 use crate::record::{self, FoldedEntry, PointRecord, UnfinishedEntry};
@@ -32,21 +32,21 @@ impl Roots {
     /// recorded as they do.
     pub(super) async fn find(vault: &Arc<Vault>) -> Result<Self> {
         let mut roots = Self::default();
-        let mut manifests: Vec<(PointId, ChunkDigest)> = Vec::new();
+        let mut points: Vec<PointRecord> = Vec::new();
         {
             // Nothing is committed between the two.
             let _one = vault.commit.lock().await;
             roots.add_sessions(vault).await?;
             // What somebody wrote who went away before it was durable.
             vault.catalog.flush().await?;
-            let mut points = vault.catalog.scan(&[POINTS]).await?;
-            while let Some((_, value)) = points.next().await? {
+            let mut entries = vault.catalog.scan(&[POINTS]).await?;
+            while let Some((_, value)) = entries.next().await? {
                 let record: PointRecord = record::decode("a point's record", &value)?;
                 roots.count += 1;
                 roots
                     .frames
                     .extend(record.frame.map(|digest| (Content::Point, digest)));
-                manifests.extend(record.manifest.map(|digest| (record.point.id, digest)));
+                points.push(record);
             }
             let mut unfinished = vault.catalog.scan(&[UNFINISHED]).await?;
             while let Some((_, value)) = unfinished.next().await? {
@@ -66,8 +66,8 @@ impl Roots {
                 }
             }
         }
-        for (point, digest) in manifests {
-            roots.add_manifest(vault, point, digest).await?;
+        for record in &points {
+            roots.add_manifest(vault, record).await?;
         }
         Ok(roots)
     }
@@ -100,26 +100,20 @@ impl Roots {
         Ok(())
     }
 
-    async fn add_manifest(
-        &mut self,
-        vault: &Arc<Vault>,
-        point: PointId,
-        digest: ChunkDigest,
-    ) -> Result<()> {
-        let bytes = vault
-            .reader
-            .read_content(Content::Manifest, &digest, &vault.codecs)
-            .await;
-        let manifest = match bytes.and_then(|bytes| Manifest::decode(&bytes)) {
+    async fn add_manifest(&mut self, vault: &Vault, record: &PointRecord) -> Result<()> {
+        let manifest = match vault.manifest(record).await {
             Ok(manifest) => manifest,
             Err(error) if failure::is_damage(&error) => {
+                let point = record.point.id;
                 self.lost
                     .push(format!("the manifest of recovery point {point}"));
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
-        self.frames.push((Content::Manifest, digest));
+        let digest = record.manifest;
+        self.frames
+            .extend(digest.map(|digest| (Content::Manifest, digest)));
         for entry in manifest.entries.values() {
             match entry {
                 Entry::Image(map) => self.add_map(map),

@@ -11,7 +11,7 @@ use backstop_core::{
 use crate::catalog::POINTS;
 use crate::failure;
 use crate::fetch;
-use crate::manifest::{Entry, Manifest};
+use crate::manifest::Entry;
 use crate::map::node::Node;
 use crate::map::tree::{ImageMap, NodeSource, height, span};
 use crate::pack::frame::Content;
@@ -85,15 +85,7 @@ impl Search<'_> {
         record: &PointRecord,
     ) -> Result<Vec<(Option<StreamName>, Option<Extent>)>> {
         let whole = vec![(None, None)];
-        let Some(digest) = record.manifest else {
-            return Ok(whole);
-        };
-        let vault = self.vault;
-        let bytes = vault
-            .reader
-            .read_content(Content::Manifest, &digest, &vault.codecs)
-            .await;
-        let manifest = match bytes.and_then(|bytes| Manifest::decode(&bytes)) {
+        let manifest = match self.vault.manifest(record).await {
             Ok(manifest) => manifest,
             Err(error) if failure::is_damage(&error) => return Ok(whole),
             Err(error) => return Err(error),
