@@ -97,7 +97,7 @@ fn ingest(c: &mut Criterion) {
         ("zeros", Bytes::from(vec![0; IMAGE]), false),
     ] {
         group.bench_function(name, |b| {
-            b.to_async(&runtime).iter_batched(
+            b.iter_batched(
                 || {
                     runtime.block_on(async {
                         let rig = Rig::new().await;
@@ -107,7 +107,7 @@ fn ingest(c: &mut Criterion) {
                         rig
                     })
                 },
-                async |rig| rig.protect("vm", &bytes, Changes::Unknown).await,
+                |rig| runtime.block_on(rig.protect("vm", &bytes, Changes::Unknown)),
                 BatchSize::PerIteration,
             );
         });
