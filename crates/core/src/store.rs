@@ -387,6 +387,11 @@ pub trait Maintenance: Send + Sync {
     /// answer is no damage.
     ///
     /// Works beside the owner too; then nothing is kept of what was found.
+    /// Cancelling it changes nothing; what was found so far is not told.
+    ///
+    /// # Errors
+    /// Those of the catalog; damage is no error, and what can't be read now is
+    /// counted.
     async fn verify(&self, options: &VerifyOptions, monitor: &dyn Monitor) -> Result<VerifyReport>;
 
     /// Makes the newest point of a source cheaper to read: regions that many
@@ -395,7 +400,8 @@ pub trait Maintenance: Send + Sync {
     /// the folded maps, and what it commits has them. A
     /// [comparison](RecoveryStore::compare) may tell folded regions as different.
     ///
-    /// A synchronization of the source that begins meanwhile ends it.
+    /// A synchronization of the source that begins meanwhile ends it. Cancelling
+    /// it keeps nothing of it.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) if the source has no point;

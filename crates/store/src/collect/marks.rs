@@ -3,8 +3,9 @@
 //!
 //! The tables of packs tell what frames there are. Reading all of them in a row
 //! costs less than asking the index for each name, and 12 bytes for each frame
-//! are all that stays in memory. Two names that begin alike in 64 bits keep each
-//! other; that costs space, nothing else.
+//! are all that stays in memory. Two names that begin alike in 64 bits count as
+//! one: chunks keep each other; of map nodes, only the one that is held is walked.
+//! None come about by chance, and who makes two of them makes them of his own maps.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};

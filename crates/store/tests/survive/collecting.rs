@@ -142,8 +142,11 @@ async fn a_budget_ends_a_run_and_the_next_goes_on() {
     assert!(!second.is_partial && second.dropped.count == 0);
     assert_eq!(lab.packs("").len() as u64, packs - second.deleted.count);
     lab.check().await;
+    let lab = Lab::new(8, 3).await;
     let timed = lab.collect(|options| options.most_time = Some(Duration::ZERO));
-    assert!(!timed.await.is_partial, "nothing was left to do");
+    let timed = timed.await;
+    assert!(timed.is_partial && timed.dropped.count > 0, "{timed:?}");
+    assert_eq!(timed.deleted.count, 0, "{timed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
