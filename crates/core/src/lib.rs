@@ -45,6 +45,7 @@ mod fold;
 mod identity;
 mod monitor;
 mod point;
+mod rebuild;
 mod region;
 mod replica;
 mod retention;
@@ -77,6 +78,7 @@ pub use point::{
     Consistency, Document, Marks, PointFacts, PointKind, Provenance, RecoveryPoint, Sample,
     StreamSummary, TransferCounts,
 };
+pub use rebuild::{RebuildOptions, RebuildReport};
 pub use region::{
     MAX_CHUNK_LENGTH, Piece, PieceContent, REGION_LENGTH, RegionIndex, RegionMap, Slice,
     SliceContent, region_count,

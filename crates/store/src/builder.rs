@@ -9,6 +9,7 @@ use crate::dedup_store::DedupStore;
 use crate::failure;
 use crate::header::{Credential, VaultHeader};
 use crate::keys;
+use crate::ledger::Ledger;
 use crate::logs;
 use crate::nodes::Nodes;
 use crate::orphans;
@@ -27,7 +28,6 @@ use crate::vault::{self, Sessions, Vault};
 
 pub(crate) const HEADER: &str = "vault.json";
 const PACKS: &str = "packs";
-pub(crate) const CATALOG: &str = "db";
 
 /// Makes or opens a vault.
 ///
@@ -124,7 +124,7 @@ impl DedupStoreBuilder {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        for folder in [PACKS, &format!("{CATALOG}/manifest")] {
+        for folder in [PACKS, &format!("{}/manifest", place.catalog_folder())] {
             if !place.list(folder).await?.is_empty() {
                 return Err(Error::already_exists(format!(
                     "at {} there is no vault.json, but there are objects of a vault in {folder}; bring it back, or make the new vault elsewhere",
@@ -173,7 +173,7 @@ impl DedupStoreBuilder {
     }
 
     /// Reads the vault's header and opens one of its key slots.
-    async fn unlock(self) -> Result<Unlocked> {
+    pub(crate) async fn unlock(self) -> Result<Unlocked> {
         let Self { place, options } = self;
         let mut place = place?;
         place.attach()?;
@@ -183,6 +183,7 @@ impl DedupStoreBuilder {
             Err(error) => return Err(error),
         };
         let key = keys::open(&place, &options.cpu, &header, &options.credential).await?;
+        place.catalog = header.catalog;
         Ok(Unlocked {
             place,
             options,
@@ -194,11 +195,11 @@ impl DedupStoreBuilder {
 }
 
 /// A vault whose key is known, to be opened.
-struct Unlocked {
-    place: Place,
+pub(crate) struct Unlocked {
+    pub(crate) place: Place,
     options: Options,
-    header: VaultHeader,
-    seal: Arc<Seal>,
+    pub(crate) header: VaultHeader,
+    pub(crate) seal: Arc<Seal>,
     key: VaultKey,
 }
 
@@ -220,6 +221,7 @@ struct OwnCounters {
     next_number: u64,
     next_sequence: u64,
     condemned: Vec<u64>,
+    ledger: Ledger,
 }
 
 impl Unlocked {
@@ -232,12 +234,39 @@ impl Unlocked {
             logs::look(place, &options.clock)
         );
         let ownership = ownership?;
-        let opened = match found.map(|found| found.missing) {
-            Ok(None) => self.own_catalog(&ownership).await,
-            Ok(Some(log)) => Err(logs::refuse(&log)),
+        let refused = match found {
+            Ok(found) => self.refused(&found).await,
             Err(error) => Err(error),
         };
-        match opened {
+        match refused {
+            Ok(()) => self.own_with(ownership).await,
+            Err(error) => {
+                ownership.give_up(place).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Fails if what is found of the catalog must not be written.
+    async fn refused(&self, found: &logs::Found) -> Result<()> {
+        if let Some(log) = &found.missing {
+            return Err(logs::refuse(log));
+        }
+        // An empty one in its place would make nothing of what packs hold.
+        if found.manifest.is_none() && !self.place.list(PACKS).await?.is_empty() {
+            return Err(self.place.catalog_is_gone());
+        }
+        Ok(())
+    }
+
+    /// Takes the vault.
+    pub(crate) async fn take(&self) -> Result<Ownership> {
+        Ownership::take(&self.place, self.options.takeover, &self.options.clock).await
+    }
+
+    /// Opens the catalog to be written.
+    pub(crate) async fn own_with(self, ownership: Ownership) -> Result<DedupStore> {
+        match self.own_catalog(&ownership).await {
             Ok((catalog, packs, counters)) => {
                 let owned = Owned {
                     ownership,
@@ -246,9 +275,7 @@ impl Unlocked {
                 Ok(self.assemble(catalog, packs, Some(owned), Beside::default()))
             }
             Err(error) => {
-                if let Err(error) = ownership.give_back(place).await {
-                    tracing::debug!(%error, "the ownership could not be given back");
-                }
+                ownership.give_up(&self.place).await;
                 Err(error)
             }
         }
@@ -260,8 +287,7 @@ impl Unlocked {
     ) -> Result<(Catalog, Arc<dyn PackStore>, OwnCounters)> {
         ownership.check(&self.place)?;
         let catalog = Catalog::own(
-            Arc::clone(&self.place.store),
-            self.place.path(CATALOG),
+            &self.place,
             Arc::clone(&self.seal),
             &self.options.settings.memory,
             &self.options.clock,
@@ -313,6 +339,7 @@ impl Unlocked {
             next_number,
             next_sequence,
             condemned,
+            ledger: Ledger::load(catalog).await?,
         };
         Ok((packs, counters))
     }
@@ -330,9 +357,34 @@ impl Unlocked {
             }
             Err(error) => return Err(error),
         };
+        match Box::pin(self.read_catalog()).await {
+            Ok((catalog, packs, missing_log)) => {
+                let beside = Beside {
+                    registration,
+                    missing_log,
+                };
+                Ok(self.assemble(catalog, packs, None, beside))
+            }
+            Err(error) => {
+                // Nobody reads, so nobody is to be waited for.
+                if let Some(registration) = registration
+                    && let Err(error) = registration.end(&self.place).await
+                {
+                    tracing::debug!(%error, "a reader's registration goes by time");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The catalog to be read, the packs, and the log that is missing.
+    async fn read_catalog(&self) -> Result<(Catalog, Arc<dyn PackStore>, Option<String>)> {
         let found = logs::look(&self.place, &self.options.clock).await?;
         if let Some(log) = &found.missing {
             tracing::warn!(vault = %self.place.name, log, "a log of the catalog is missing");
+        }
+        if found.manifest.is_none() {
+            return Err(self.place.catalog_is_gone());
         }
         let catalog = Catalog::read(
             &self.place,
@@ -341,17 +393,8 @@ impl Unlocked {
             &self.options.settings.memory,
             &self.options.clock,
         );
-        let catalog = Box::pin(catalog).await?;
-        let packs = self.place.packs()?;
-        Ok(self.assemble(
-            catalog,
-            packs,
-            None,
-            Beside {
-                registration,
-                missing_log: found.missing,
-            },
-        ))
+        let catalog = catalog.await?;
+        Ok((catalog, self.place.packs()?, found.missing))
     }
 
     /// Puts the parts of an open vault together.
@@ -397,9 +440,16 @@ impl Unlocked {
             Arc::clone(&codecs),
             settings.memory.nodes,
         );
-        let (ownership, next_sequence) = match owned {
-            Some(owned) => (Some(owned.ownership), owned.counters.next_sequence),
-            None => (None, 0),
+        let (ownership, next_sequence, ledger) = match owned {
+            Some(owned) => {
+                let counters = owned.counters;
+                (
+                    Some(owned.ownership),
+                    counters.next_sequence,
+                    counters.ledger,
+                )
+            }
+            None => (None, 0, Ledger::default()),
         };
         DedupStore::new(Vault {
             place: self.place,
@@ -423,6 +473,7 @@ impl Unlocked {
             collecting: tokio::sync::Mutex::default(),
             reading: Reading::default(),
             next_sequence: next_sequence.into(),
+            ledger,
             streams: StreamCount::default(),
             sessions: Sessions::default(),
             doubtful: false.into(),

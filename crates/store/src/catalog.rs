@@ -11,6 +11,9 @@
 //! "u" HMAC of source name, 16           unfinished synchronization (JSON)
 //! "f" HMAC of source name, 16           folded maps of its head (JSON)
 //! "d" pack number, 8 big-endian         a condemned pack (JSON)
+//! "l" sequence, 8 big-endian            an event that is in no page of the
+//!                                       ledger yet (JSON)
+//! "h"                                   the pages of the ledger (JSON)
 //! "n"                                   counters (JSON)
 //! "m"                                   the number of the next pack (JSON)
 //! "e"                                   owners up to this epoch left no
@@ -25,8 +28,6 @@ use std::time::Duration;
 
 use backstop_core::{ChunkDigest, Clock, PointId, Result, SourceName, SynchronizationId};
 use bytes::Bytes;
-use object_store::ObjectStore;
-use object_store::path::Path;
 use slatedb::config::{
     CloseOptions, CompactionWorkerOptions, CompactorOptions, DbReaderOptions, DurabilityLevel,
     FlushOptions, FlushType, GarbageCollectorOptions, ReadOptions, ScanOptions, Settings,
@@ -35,7 +36,6 @@ use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
 use slatedb::db_cache::{DbCache, SplitCache};
 use slatedb::{Db, DbReader, DbReaderMode, KeyValue, VersionedManifest, WriteBatch};
 
-use crate::builder::CATALOG;
 use crate::catalog_clock::CatalogClock;
 use crate::failure;
 use crate::pack::frame::Content;
@@ -57,6 +57,8 @@ pub(crate) const SYNCHRONIZATIONS: u8 = b'y';
 pub(crate) const UNFINISHED: u8 = b'u';
 pub(crate) const FOLDED: u8 = b'f';
 pub(crate) const CONDEMNED: u8 = b'd';
+pub(crate) const EVENTS: u8 = b'l';
+pub(crate) const LEDGER: &[u8] = b"h";
 pub(crate) const COUNTERS: &[u8] = b"n";
 pub(crate) const NEXT_PACK: &[u8] = b"m";
 pub(crate) const CLEAN_EPOCH: &[u8] = b"e";
@@ -78,6 +80,8 @@ pub(crate) struct Catalog {
     db: Handle,
     seal: Arc<Seal>,
     written: std::sync::atomic::AtomicU64,
+    /// Which of the vault's catalogs it is.
+    number: u32,
 }
 
 enum Handle {
@@ -177,14 +181,14 @@ fn cache(bytes: u64) -> Arc<SplitCache> {
 impl Catalog {
     /// Opens the catalog as its owner; every earlier owner is fenced by this.
     pub(crate) async fn own(
-        store: Arc<dyn ObjectStore>,
-        path: Path,
+        place: &Place,
         seal: Arc<Seal>,
         budget: &MemoryBudget,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self> {
         let clock = CatalogClock::new(Arc::clone(clock));
-        let db = Db::builder(path, store)
+        let path = place.path(&place.catalog_folder());
+        let db = Db::builder(path, Arc::clone(&place.store))
             .with_settings(settings(budget))
             .with_system_clock(Arc::clone(&clock) as _)
             .with_db_cache(cache(budget.catalog_cache), 1)
@@ -198,6 +202,7 @@ impl Catalog {
             db: Handle::Owner(db),
             seal,
             written: 0.into(),
+            number: place.catalog,
         })
     }
 
@@ -216,16 +221,19 @@ impl Catalog {
             clock.raise(tables_tick(manifest));
         }
         let open = |mode| {
-            DbReader::builder(place.path(CATALOG), Arc::clone(&place.store))
-                .with_reader_mode(mode)
-                .with_system_clock(Arc::clone(&clock) as _)
-                .with_options(DbReaderOptions {
-                    object_store_max_retries: Some(RETRIES),
-                    ..DbReaderOptions::default()
-                })
-                .with_db_cache(cache(budget.catalog_cache), 1)
-                .with_block_transformer(Arc::new(SealedBlocks::new(Arc::clone(&seal))))
-                .build()
+            DbReader::builder(
+                place.path(&place.catalog_folder()),
+                Arc::clone(&place.store),
+            )
+            .with_reader_mode(mode)
+            .with_system_clock(Arc::clone(&clock) as _)
+            .with_options(DbReaderOptions {
+                object_store_max_retries: Some(RETRIES),
+                ..DbReaderOptions::default()
+            })
+            .with_db_cache(cache(budget.catalog_cache), 1)
+            .with_block_transformer(Arc::new(SealedBlocks::new(Arc::clone(&seal))))
+            .build()
         };
         let mut opened = open(DbReaderMode::ManagedCheckpoint).await;
         if let Err(error) = &opened
@@ -243,13 +251,15 @@ impl Catalog {
             db: Handle::Reader(Box::new(reader)),
             seal,
             written: 0.into(),
+            number: place.catalog,
         })
     }
 
     /// The owner's epoch: larger than every earlier owner's. Zero for readers.
     pub(crate) fn epoch(&self) -> u64 {
         match &self.db {
-            Handle::Owner(db) => db.manifest().writer_epoch(),
+            // Those of a rebuilt catalog come after all of the one before.
+            Handle::Owner(db) => (u64::from(self.number) << 32) + db.manifest().writer_epoch(),
             Handle::Reader(_) => 0,
         }
     }
@@ -472,6 +482,7 @@ impl Entries {
 #[cfg(test)]
 mod tests {
     use backstop_core::{ManualClock, Timestamp};
+    use object_store::ObjectStore;
     use object_store::memory::InMemory;
 
     use super::*;

@@ -9,7 +9,6 @@ use object_store::path::Path;
 use slatedb::VersionedManifest;
 use slatedb::admin::{Admin, AdminBuilder};
 
-use crate::builder::CATALOG;
 use crate::catalog_clock::CatalogClock;
 use crate::failure;
 use crate::place::Place;
@@ -30,7 +29,8 @@ pub(crate) async fn soon<T>(place: &Place, work: impl Future<Output = T>) -> Res
 
 /// The catalog of the vault at a place, by the vault's clock.
 pub(crate) fn admin(place: &Place, clock: &Arc<dyn Clock>) -> AdminBuilder<Path> {
-    Admin::builder(place.path(CATALOG), Arc::clone(&place.store))
+    let path = place.path(&place.catalog_folder());
+    Admin::builder(path, Arc::clone(&place.store))
         .with_system_clock(CatalogClock::new(Arc::clone(clock)))
 }
 

@@ -16,12 +16,13 @@ use backstop_core::{
 use bytes::Bytes;
 use metrics::counter;
 
-use crate::catalog::{self, Batch, COUNTERS};
+use crate::catalog::{self, Batch};
+use crate::ledger;
 use crate::manifest::{Entry, Manifest};
 use crate::nodes::raw_frame;
 use crate::pack::frame::{Content, FrameHeader, PlainFrame};
 use crate::pack::name::PackKind;
-use crate::record::{self, Counters, PointRecord, ReplicaEntry};
+use crate::record::{self, PointGroup, PointRecord, ReplicaEntry};
 use crate::session::{Session, Settled};
 use crate::vault::Vault;
 
@@ -51,13 +52,15 @@ pub(crate) async fn commit(
     }
     let mut records = Vec::with_capacity(members.len());
     let mut fresh = Vec::new();
-    let mut sequence = vault.next_sequence.load(Ordering::Acquire);
+    let group = group(&members);
     for member in members {
         match member {
             Member::Before(point) => records.push(*point),
             Member::New(session, point) => {
-                let record = prepare(vault, &session, &point, sequence).await?;
-                sequence += 1;
+                // Never given again, whatever becomes of this commit: the
+                // record may be durable before it fails.
+                let sequence = vault.next_sequence.fetch_add(1, Ordering::AcqRel);
+                let record = prepare(vault, &session, &point, sequence, group).await?;
                 records.push(record.point.clone());
                 fresh.push((session, point, record));
             }
@@ -66,17 +69,25 @@ pub(crate) async fn commit(
     if fresh.is_empty() {
         return Ok(records);
     }
-    vault.writer()?.finish_all().await?;
+    let writer = vault.writer()?;
+    let failures = writer.failures();
+    let ledger = match ledger::waiting(vault)? {
+        Some((frames, written)) => {
+            writer.append(PackKind::Map, frames, ()).await?;
+            Some(written)
+        }
+        None => None,
+    };
+    writer.finish_all().await?;
+    writer.check(failures)?;
     for (session, _, _) in &fresh {
         session.check_whole().await?;
     }
     let mut batch = Batch::default();
-    batch.put(
-        COUNTERS,
-        &record::encode(&Counters {
-            next_sequence: sequence,
-        })?,
-    );
+    ledger::put_counters(vault, &mut batch)?;
+    if let Some(written) = &ledger {
+        ledger::count(written, &mut batch)?;
+    }
     for (_, new, record) in &fresh {
         let point = &record.point;
         let key = vault.catalog.point_key(&point.source, point.sequence);
@@ -95,14 +106,32 @@ pub(crate) async fn commit(
         batch.delete(&vault.catalog.unfinished_key(&point.source));
         batch.delete(&vault.catalog.folded_key(&point.source));
     }
-    vault.next_sequence.store(sequence, Ordering::Release);
     vault.commit_batch(batch).await?;
+    if let Some(written) = &ledger {
+        ledger::counted(vault, written);
+    }
     counter!("backstop_store_points").increment(fresh.len() as u64);
     for (session, _, _) in fresh {
         session.end().await;
         vault.forget(session.begin.id);
     }
     Ok(records)
+}
+
+/// How several new points tell that they belong together.
+fn group(members: &[Member]) -> Option<PointGroup> {
+    let fresh = members.iter().filter_map(|member| match member {
+        Member::New(_, point) => Some(point.id),
+        Member::Before(_) => None,
+    });
+    let ids: Vec<_> = fresh.collect();
+    match ids[..] {
+        [id, _, ..] => Some(PointGroup {
+            id,
+            members: u32::try_from(ids.len()).unwrap_or(u32::MAX),
+        }),
+        _ => None,
+    }
 }
 
 async fn member(vault: &Arc<Vault>, point: NewPoint) -> Result<Member> {
@@ -133,6 +162,7 @@ async fn prepare(
     session: &Session,
     new: &NewPoint,
     sequence: u64,
+    group: Option<PointGroup>,
 ) -> Result<PointRecord> {
     let Settled { maps, .. } = session.settle().await?;
     let mut entries = BTreeMap::new();
@@ -150,6 +180,9 @@ async fn prepare(
     let streams = session.begin.streams.iter();
     let mut record = PointRecord {
         manifest: Some(digest),
+        epoch: vault.catalog.epoch(),
+        state: new.state.clone(),
+        group,
         frame: None,
         point: RecoveryPoint {
             id: new.id,
@@ -231,7 +264,11 @@ pub(crate) fn chunk_frame(chunk: &VerifiedChunk) -> PlainFrame {
 }
 
 /// A record as it goes into a pack, compressed where that pays.
-fn compressed_frame(vault: &Vault, content: Content, plain: Vec<u8>) -> Result<PlainFrame> {
+pub(crate) fn compressed_frame(
+    vault: &Vault,
+    content: Content,
+    plain: Vec<u8>,
+) -> Result<PlainFrame> {
     let mut frame = raw_frame(content, plain)?;
     if let Ok(hashed) = HashedChunk::new(frame.payload.clone()) {
         for chunk in vault.codecs.compress(vec![hashed])? {

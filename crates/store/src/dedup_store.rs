@@ -17,6 +17,7 @@ use crate::catalog::{Batch, REPLICAS};
 use crate::commit::{self, DOCUMENTS};
 use crate::fold;
 use crate::image::Image;
+use crate::ledger::{self, Event};
 use crate::maintenance::to_its_end;
 use crate::manifest::Entry;
 use crate::map::compare::compare;
@@ -145,6 +146,9 @@ impl DedupStore {
             return vault.catalog.close(false).await;
         }
         let epoch = vault.catalog.epoch();
+        if let Err(error) = ledger::settle(vault).await {
+            tracing::warn!(vault = %vault.place.name, %error, "the ledger waits in the catalog");
+        }
         let finished = match vault.writer() {
             Ok(writer) => writer.finish_all().await.is_ok() && writer.failures() == 0,
             Err(_) => false,
@@ -298,6 +302,10 @@ impl RecoveryStore for DedupStore {
             let _one = vault.commit.lock().await;
             let before = vault.replica_entry(&source).await?;
             let key = vault.catalog.replica_key(&source);
+            let event = Event::State {
+                source: source.clone(),
+                state: state.clone(),
+            };
             let entry = ReplicaEntry {
                 source,
                 state,
@@ -305,7 +313,7 @@ impl RecoveryStore for DedupStore {
             };
             let mut batch = Batch::default();
             batch.put(&key, &record::encode(&entry)?);
-            vault.commit_batch(batch).await
+            ledger::commit(&vault, batch, vec![event]).await
         })
         .await
     }

@@ -77,6 +77,8 @@ pub(crate) struct VaultHeader {
     pub(crate) created: Timestamp,
     /// Whether the vault key is secret.
     pub(crate) encrypted: bool,
+    /// Which catalog counts: each rebuild makes a new one.
+    pub(crate) catalog: u32,
     /// An HMAC of all the rest: shows that a key is this vault's, and that
     /// nobody who lacks it wrote the header.
     check: String,
@@ -166,15 +168,27 @@ impl VaultHeader {
             id: to_hex(&seal::random::<16>()?),
             created,
             encrypted,
+            catalog: 0,
             check: String::new(),
         };
         header.check = header.tag(seal)?;
         Ok(header)
     }
 
+    /// The same vault with another catalog.
+    pub(crate) fn with_catalog(&self, catalog: u32, seal: &Seal) -> Result<Self> {
+        let mut header = self.clone();
+        header.catalog = catalog;
+        header.check = header.tag(seal)?;
+        Ok(header)
+    }
+
     fn tag(&self, seal: &Seal) -> Result<String> {
         let kind = if self.encrypted { "encrypted" } else { "open" };
-        let all = format!("{} {} {} {kind}", self.id, self.format, self.created.0);
+        let all = format!(
+            "{} {} {} {kind} {}",
+            self.id, self.format, self.created.0, self.catalog
+        );
         Ok(to_hex(&seal.header_tag(all.as_bytes())?))
     }
 
@@ -408,9 +422,15 @@ mod tests {
         assert!(header.accepts(&seal).unwrap());
         assert!(!header.accepts(&Seal::new(&other).unwrap()).unwrap());
         let (mut open, mut later) = (header.clone(), header.clone());
+        let mut rebuilt = header.clone();
         open.encrypted = false;
         later.created = Timestamp(6);
-        assert!(!open.accepts(&seal).unwrap() && !later.accepts(&seal).unwrap());
+        rebuilt.catalog = 1;
+        for forged in [&open, &later, &rebuilt] {
+            assert!(!forged.accepts(&seal).unwrap());
+        }
+        let rebuilt = header.with_catalog(1, &seal).unwrap();
+        assert!(rebuilt.accepts(&seal).unwrap());
         let newer = br#"{"magic":"backstop vault","format":9,"surprise":[]}"#;
         assert_eq!(
             VaultHeader::decode(newer).unwrap_err().kind(),

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use backstop_core::{Clock, Error, Result};
 use slatedb::VersionedManifest;
 
-use crate::builder::CATALOG;
 use crate::catalog_admin;
 use crate::place::Place;
 
@@ -35,7 +34,7 @@ pub(crate) struct Found {
 
 /// Reads the catalog's manifest and lists its logs.
 pub(crate) async fn look(place: &Place, clock: &Arc<dyn Clock>) -> Result<Found> {
-    let folder = format!("{CATALOG}/wal");
+    let folder = format!("{}/wal", place.catalog_folder());
     // The list comes first: what is deleted later is no gap in it, and what is
     // deleted before is not needed by the manifest.
     let mut there = listed(place, &folder).await?;

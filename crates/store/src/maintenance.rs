@@ -15,6 +15,7 @@ use crate::catalog::{self, Batch, PACKS, POINTS, REPLICAS};
 use crate::collect;
 use crate::dedup_store::DedupStore;
 use crate::folding;
+use crate::ledger::{self, Event, PER_EVENT};
 use crate::pack::name::PackKind;
 use crate::record::{self, PackRecord, PointRecord};
 use crate::vault::Vault;
@@ -33,6 +34,7 @@ async fn expire(vault: &Vault, points: &[PointId]) -> Result<()> {
     vault.writer()?;
     let _one = vault.commit.lock().await;
     let mut batch = Batch::default();
+    let mut gone = Vec::new();
     for id in points {
         let Some(PointRecord { point, .. }) = vault.point_by(&catalog::id_key(*id)).await? else {
             continue;
@@ -52,20 +54,28 @@ async fn expire(vault: &Vault, points: &[PointId]) -> Result<()> {
         batch.delete(&vault.catalog.point_key(&point.source, point.sequence));
         batch.delete(&catalog::id_key(*id));
         batch.delete(&catalog::synchronization_key(point.synchronization));
+        gone.push(*id);
     }
-    vault.commit_batch(batch).await
+    let events = gone.chunks(PER_EVENT).map(|points| Event::Expired {
+        points: points.to_vec(),
+    });
+    if gone.is_empty() {
+        return Ok(());
+    }
+    ledger::commit(vault, batch, events.collect()).await
 }
 
-async fn mark(vault: &Vault, point: PointId, marks: Marks) -> Result<()> {
+async fn mark(vault: &Vault, id: PointId, marks: Marks) -> Result<()> {
     vault.writer()?;
     let _one = vault.commit.lock().await;
-    let mut record = vault.point_record(point).await?;
-    record.point.marks = marks;
+    let mut record = vault.point_record(id).await?;
+    record.point.marks = marks.clone();
     let point = &record.point;
     let key = vault.catalog.point_key(&point.source, point.sequence);
     let mut batch = Batch::default();
     batch.put(&key, &record::encode(&record)?);
-    vault.commit_batch(batch).await
+    let event = Event::Marked { point: id, marks };
+    ledger::commit(vault, batch, vec![event]).await
 }
 
 #[async_trait]

@@ -120,6 +120,13 @@ impl Ownership {
         }
     }
 
+    /// The same, where there is another error to be told.
+    pub(crate) async fn give_up(&self, place: &Place) {
+        if let Err(error) = self.give_back(place).await {
+            tracing::debug!(%error, "the ownership could not be given back");
+        }
+    }
+
     /// Gives the vault up; a lease that has become another owner's stays.
     pub(crate) async fn release(&self, place: &Place) -> Result<()> {
         match &self.held {

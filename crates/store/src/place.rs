@@ -12,6 +12,27 @@ use url::Url;
 use crate::failure;
 use crate::pack::sink::{ObjectPacks, PackStore};
 
+/// The folder of the first catalog, and how those of others begin.
+const CATALOG: &str = "db";
+
+/// The folder of a catalog.
+pub(crate) fn catalog_folder(number: u32) -> String {
+    match number {
+        0 => CATALOG.to_owned(),
+        number => format!("{CATALOG}-{number}"),
+    }
+}
+
+/// The catalog of a folder.
+pub(crate) fn catalog_number(folder: &str) -> Option<u32> {
+    let rest = folder.strip_prefix(CATALOG)?;
+    if rest.is_empty() {
+        return Some(0);
+    }
+    let number = rest.strip_prefix('-')?.parse().ok()?;
+    (catalog_folder(number) == folder).then_some(number)
+}
+
 /// One prefix of an object store.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
@@ -21,6 +42,8 @@ pub(crate) struct Place {
     pub(crate) folder: Option<PathBuf>,
     /// What the caller called it, for messages.
     pub(crate) name: String,
+    /// Which catalog counts, by the vault's header.
+    pub(crate) catalog: u32,
 }
 
 impl Place {
@@ -55,6 +78,7 @@ impl Place {
             prefix: Path::default(),
             folder: Some(folder.to_owned()),
             name: folder.display().to_string(),
+            catalog: 0,
         }
     }
 
@@ -75,6 +99,7 @@ impl Place {
             prefix,
             folder: None,
             name: text.to_owned(),
+            catalog: 0,
         })
     }
 
@@ -90,6 +115,7 @@ impl Place {
             prefix,
             folder: None,
             name,
+            catalog: 0,
         })
     }
 
@@ -139,6 +165,16 @@ impl Place {
         ))
     }
 
+    /// The error for a vault that has lost its catalog.
+    pub(crate) fn catalog_is_gone(&self) -> Error {
+        Error::corrupt(format!(
+            "the catalog of the vault at {} (its folder {}) is gone; bring it back, or rebuild it \
+             from the packs",
+            self.name,
+            self.catalog_folder()
+        ))
+    }
+
     /// Where its packs go.
     pub(crate) fn packs(&self) -> Result<Arc<dyn PackStore>> {
         #[cfg(unix)]
@@ -151,6 +187,11 @@ impl Place {
             Arc::clone(&self.store),
             self.prefix.clone(),
         )))
+    }
+
+    /// The folder of the catalog that counts.
+    pub(crate) fn catalog_folder(&self) -> String {
+        catalog_folder(self.catalog)
     }
 
     /// An object under the prefix.
@@ -203,6 +244,17 @@ impl Place {
         let path = root.join(folder);
         let synced = std::fs::File::open(&path).and_then(|folder| folder.sync_all());
         synced.map_err(|error| failure::of_io(&path, error))
+    }
+
+    /// The names of the folders of the vault.
+    pub(crate) async fn folders(&self) -> Result<Vec<String>> {
+        let found = self
+            .store
+            .list_with_delimiter(Some(&self.prefix))
+            .await
+            .map_err(|error| failure::of_store(&self.name, error))?;
+        let names = found.common_prefixes.iter().filter_map(Path::filename);
+        Ok(names.map(str::to_owned).collect())
     }
 
     /// The names of the objects in a folder of the vault.

@@ -15,12 +15,27 @@ use crate::header::{FORMAT, newer};
 use crate::map::tree::{ImageMap, digest_text};
 use crate::pack::name::{PackKind, PackName};
 
+/// Points that were committed in one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PointGroup {
+    /// The first of them.
+    pub(crate) id: PointId,
+    pub(crate) members: u32,
+}
+
 /// A committed point.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PointRecord {
     pub(crate) point: RecoveryPoint,
     #[serde(with = "digest_text")]
     pub(crate) manifest: Option<ChunkDigest>,
+    /// That of the owner which committed it.
+    pub(crate) epoch: u64,
+    /// The replica's state after it.
+    pub(crate) state: ReplicaState,
+    /// Of several that were committed together, which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<PointGroup>,
     /// In the catalog: the frame in which it stands as it was committed.
     #[serde(default, with = "digest_text", skip_serializing_if = "Option::is_none")]
     pub(crate) frame: Option<ChunkDigest>,

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, RwLock};
 
 use crate::catalog::{self, Batch, CONDEMNED, Catalog, PACKS, pack_number};
 use crate::header::VaultHeader;
+use crate::ledger::Ledger;
 use crate::manifest::Manifest;
 use crate::nodes::Nodes;
 use crate::owner::Ownership;
@@ -61,6 +62,8 @@ pub(crate) struct Vault {
     /// What is read in this process.
     pub(crate) reading: Reading,
     pub(crate) next_sequence: AtomicU64,
+    /// Changed under `commit`.
+    pub(crate) ledger: Ledger,
     /// The images that sessions write.
     pub(crate) streams: StreamCount,
     pub(crate) sessions: Sessions,

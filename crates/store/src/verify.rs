@@ -7,7 +7,7 @@
 //! that the next synchronization that has it stores it again; and it is told
 //! which ranges of which points need it.
 
-mod ranges;
+pub(crate) mod ranges;
 mod scan;
 
 use std::sync::Arc;

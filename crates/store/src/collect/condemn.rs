@@ -8,7 +8,9 @@ use backstop_core::Result;
 use super::inventory::Inventory;
 use super::{Run, count_packs};
 use crate::catalog::{Batch, CONDEMNED, numbered_key};
+use crate::ledger::{self, Event, PER_EVENT};
 use crate::maintenance::to_its_end;
+use crate::pack::name::PackName;
 use crate::readers;
 use crate::record::{self, CondemnedPack};
 use crate::vault::Vault;
@@ -72,7 +74,17 @@ async fn condemn_now(
         at: vault.clock.now(),
         readers: None,
     };
-    vault.commit_batch(batch(&numbers, &condemned)?).await?;
+    let names: Vec<PackName> = chosen
+        .iter()
+        .map(|at| inventory.packs[*at].record.name)
+        .collect();
+    let events = names.chunks(PER_EVENT).map(|packs| Event::Condemned {
+        packs: packs.to_vec(),
+    });
+    {
+        let _one = vault.commit.lock().await;
+        ledger::commit(vault, batch(&numbers, &condemned)?, events.collect()).await?;
+    }
     // After the flush: who registers from now on finds them condemned. If this
     // is lost, it is found out again, of later readers too.
     condemned.readers = Some(readers::registered(&vault.place, vault.clock.now()).await?);

@@ -1,5 +1,6 @@
 //! What a vault holds, by the tables of its packs, and which of it is needed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use backstop_core::{ChunkDigest, CollectOptions, ErrorKind, Result};
@@ -38,7 +39,7 @@ pub(super) struct Place {
 
 /// The packs that are looked at, and a mark for each of their frames.
 #[derive(Debug)]
-pub(super) struct Inventory {
+pub(crate) struct Inventory {
     pub(super) packs: Vec<HeldPack>,
     /// Frames of data packs; their place is that of their pack in `packs`.
     data: Marks,
@@ -49,6 +50,8 @@ pub(super) struct Inventory {
     pub(super) unreadable: Vec<(u64, PackRecord)>,
     /// Data packs that did not fit into the memory.
     pub(super) passed_over: Vec<u64>,
+    /// Whether a walk tells what it finds in none of the packs.
+    pub(crate) tells_missing: bool,
 }
 
 /// How many frames of a pack are needed.
@@ -73,7 +76,7 @@ pub(super) enum Reached {
 impl Inventory {
     /// Reads the tables of all packs that the catalog knows and that are not
     /// condemned: of map packs all, of data packs as many as fit.
-    pub(super) async fn take(vault: &Arc<Vault>, options: &CollectOptions) -> Result<Self> {
+    pub(crate) async fn take(vault: &Arc<Vault>, options: &CollectOptions) -> Result<Self> {
         let listed = vault.listed_packs().await?;
         let (maps, mut data): (Vec<_>, Vec<_>) = listed
             .into_iter()
@@ -152,6 +155,7 @@ impl Inventory {
             places,
             unreadable,
             passed_over,
+            tells_missing: false,
         })
     }
 
@@ -190,7 +194,7 @@ impl Inventory {
     }
 
     /// The packs that hold copies of a frame.
-    pub(super) fn holders<'a>(
+    pub(crate) fn holders<'a>(
         &'a self,
         content: Content,
         digest: &ChunkDigest,
@@ -198,6 +202,16 @@ impl Inventory {
         let marks = self.of(content);
         let copies = self.copies(content, digest, None);
         copies.map(move |entry| self.pack_of(content, marks.place(entry)).number)
+    }
+
+    /// The packs that hold a frame of which there are several copies.
+    pub(crate) fn packs_with_copies(&self) -> BTreeSet<u64> {
+        let data = self.data.copies().map(|place| (Content::Chunk, place));
+        let maps = self.maps.copies().map(|place| (Content::Node, place));
+        let packs = data.chain(maps);
+        packs
+            .map(|(content, place)| self.pack_of(content, place).number)
+            .collect()
     }
 
     /// The entries of a frame in this pack; without one, in all.

@@ -158,6 +158,17 @@ impl Marks {
             .any(|entry| self.place(entry) == place && self.is_live(entry))
     }
 
+    /// The places of entries of names that have several.
+    pub(super) fn copies(&self) -> impl Iterator<Item = u32> {
+        let same = |a: usize, b: usize| {
+            let entries = self.entries.get(a).zip(self.entries.get(b));
+            entries.is_some_and(|(a, b)| a[..8] == b[..8])
+        };
+        let several = move |at: &usize| same(*at, at + 1) || (*at > 0 && same(at - 1, *at));
+        let all = 0..self.entries.len();
+        all.filter(several).map(|entry| self.place(entry))
+    }
+
     /// The places of all entries, and whether each is needed.
     pub(super) fn all(&self) -> impl Iterator<Item = (u32, bool)> {
         (0..self.entries.len()).map(|entry| (self.place(entry), self.is_live(entry)))

@@ -14,12 +14,12 @@
 
 mod condemn;
 mod delete;
-mod inventory;
+pub(crate) mod inventory;
 mod marks;
 mod orphans;
 mod rewrite;
-mod roots;
-mod walk;
+pub(crate) mod roots;
+pub(crate) mod walk;
 
 use std::sync::Arc;
 
@@ -29,6 +29,7 @@ use backstop_core::{
 
 use crate::failure;
 use crate::folding;
+use crate::ledger;
 use crate::record::PackRecord;
 use crate::vault::Vault;
 use inventory::Inventory;
@@ -94,6 +95,11 @@ pub(crate) async fn collect(
         done: 0,
         total: 0,
     };
+    if !options.dry_run {
+        // Before anything is given back of points that expired: what is left of
+        // them must not be taken for damaged points.
+        ledger::settle(vault).await?;
+    }
     let inventory = Arc::new(Inventory::take(vault, options).await?);
     if !options.dry_run {
         // What waited for readers, or was left by a run that ended early.
@@ -127,6 +133,7 @@ pub(crate) async fn collect(
     orphans::sweep(&mut run).await?;
     if !options.dry_run {
         delete::condemned(&mut run, &inventory).await?;
+        ledger::settle(vault).await?;
     }
     let rest = run.total.saturating_sub(run.done);
     run.tell(rest)?;

@@ -101,7 +101,7 @@ async fn holds_lost_point(run: &mut Run<'_>, orphan: &Orphan) -> Result<bool> {
 /// The records of points in a map pack.
 async fn points(vault: &Vault, orphan: &Orphan) -> Result<Vec<PointRecord>> {
     let pack = Pack::new(orphan.name, orphan.kind, &vault.seal)?;
-    let entries = table::read(&*vault.reader.store, &pack, orphan.bytes).await?;
+    let (entries, _) = table::read(&*vault.reader.store, &pack, orphan.bytes).await?;
     let mut points = Vec::new();
     for entry in entries {
         if entry.header.content != Content::Point {

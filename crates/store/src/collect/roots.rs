@@ -15,15 +15,15 @@ use crate::vault::Vault;
 
 /// What is needed for its own sake.
 #[derive(Debug, Default)]
-pub(super) struct Roots {
+pub(crate) struct Roots {
     /// How many points and synchronizations there are.
-    pub(super) count: u64,
+    pub(crate) count: u64,
     /// Roots of maps, manifests, records of points, and chunks of documents.
-    pub(super) frames: Vec<(Content, ChunkDigest)>,
+    pub(crate) frames: Vec<(Content, ChunkDigest)>,
     /// Whether folded maps are among them.
-    pub(super) has_folded: bool,
+    pub(crate) has_folded: bool,
     /// What could not be read, each named.
-    pub(super) lost: Vec<String>,
+    pub(crate) lost: Vec<String>,
 }
 
 impl Roots {
@@ -37,6 +37,10 @@ impl Roots {
             // Nothing is committed between the two.
             let _one = vault.commit.lock().await;
             roots.add_sessions(vault).await?;
+            let pages = vault.ledger.pages();
+            roots
+                .frames
+                .extend(pages.iter().map(|page| (Content::Ledger, *page)));
             // What somebody wrote who went away before it was durable.
             vault.catalog.flush().await?;
             let mut entries = vault.catalog.scan(&[POINTS]).await?;
@@ -100,7 +104,8 @@ impl Roots {
         Ok(())
     }
 
-    async fn add_manifest(&mut self, vault: &Vault, record: &PointRecord) -> Result<()> {
+    /// Adds what a point needs; one whose manifest is damaged is lost.
+    pub(crate) async fn add_manifest(&mut self, vault: &Vault, record: &PointRecord) -> Result<()> {
         let manifest = match vault.manifest(record).await {
             Ok(manifest) => manifest,
             Err(error) if failure::is_damage(&error) => {

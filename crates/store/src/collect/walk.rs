@@ -13,7 +13,7 @@ use super::inventory::{Inventory, Reached};
 use super::roots::Roots;
 use crate::failure;
 use crate::map::node::Node;
-use crate::pack::frame::{self, Content};
+use crate::pack::frame::{self, CONTENTS, Content};
 use crate::vault::Vault;
 
 /// Nodes that are less than this apart are read in one request, in bytes.
@@ -39,6 +39,8 @@ struct Found {
     several: Vec<(Content, ChunkDigest)>,
     /// Offsets of nodes of the span that could not be read.
     damaged: Vec<u64>,
+    /// Frames that are in none of the packs, if that is asked for.
+    missing: Vec<(Content, ChunkDigest)>,
     read: u64,
 }
 
@@ -47,6 +49,7 @@ impl Found {
         match inventory.reach(content, digest) {
             Reached::New(place) if content == Content::Node => self.nodes.push(place),
             Reached::Elsewhere if content == Content::Node => self.elsewhere.push(*digest),
+            Reached::Elsewhere if inventory.tells_missing => self.missing.push((content, *digest)),
             Reached::Several => self.several.push((content, *digest)),
             Reached::New(_) | Reached::Before | Reached::Elsewhere => {}
         }
@@ -77,6 +80,7 @@ impl Found {
         self.nodes.append(&mut other.nodes);
         self.elsewhere.append(&mut other.elsewhere);
         self.several.append(&mut other.several);
+        self.missing.append(&mut other.missing);
         self.read += other.read;
     }
 }
@@ -89,11 +93,16 @@ struct Span {
     nodes: Vec<(u64, u32)>,
 }
 
-/// What a walk has cost.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Walked {
+/// What a walk has cost, and what it did not find.
+#[derive(Debug, Default)]
+pub(crate) struct Walked {
     pub(super) nodes: u64,
     pub(super) requests: u64,
+    /// What can't be read, each named.
+    pub(super) lost: Vec<String>,
+    /// Map nodes that can't be read, and, if the inventory is asked to tell,
+    /// frames that are in none of its packs; perhaps several times.
+    pub(crate) missing: Vec<(Content, ChunkDigest)>,
 }
 
 /// A walk from the roots to everything that they need.
@@ -102,7 +111,6 @@ struct Walk<'a> {
     inventory: &'a Arc<Inventory>,
     /// The nodes read that are in none of the packs that are looked at.
     met: HashSet<ChunkDigest>,
-    lost: Vec<String>,
     walked: Walked,
 }
 
@@ -116,27 +124,9 @@ pub(super) async fn mark(
     inventory: &Arc<Inventory>,
     roots: &Roots,
 ) -> Result<Walked> {
-    let mut walk = Walk {
-        vault,
-        inventory,
-        met: HashSet::new(),
-        lost: roots.lost.clone(),
-        walked: Walked::default(),
-    };
-    let mut found = Found::default();
-    for (content, digest) in &roots.frames {
-        found.add(inventory, *content, digest);
-    }
-    loop {
-        let several = std::mem::take(&mut found.several);
-        walk.choose_copies(several, &mut found).await?;
-        if found.nodes.is_empty() && found.elsewhere.is_empty() {
-            break;
-        }
-        found = walk.level(found).await?;
-    }
-    match &walk.lost[..] {
-        [] => Ok(walk.walked),
+    let walked = walk(vault, inventory, roots).await?;
+    match &walked.lost[..] {
+        [] => Ok(walked),
         lost => Err(Error::corrupt(format!(
             "{} of the vault's maps can't be read, so what they need is not known and nothing is \
              given back; check their sources, so that they are healed, or expire the points that \
@@ -147,6 +137,37 @@ pub(super) async fn mark(
     }
 }
 
+/// Marks what the roots need, as far as maps can be read.
+pub(crate) async fn walk(
+    vault: &Arc<Vault>,
+    inventory: &Arc<Inventory>,
+    roots: &Roots,
+) -> Result<Walked> {
+    let mut walk = Walk {
+        vault,
+        inventory,
+        met: HashSet::new(),
+        walked: Walked {
+            lost: roots.lost.clone(),
+            ..Walked::default()
+        },
+    };
+    let mut found = Found::default();
+    for (content, digest) in &roots.frames {
+        found.add(inventory, *content, digest);
+    }
+    walk.walked.missing.append(&mut found.missing);
+    loop {
+        let several = std::mem::take(&mut found.several);
+        walk.choose_copies(several, &mut found).await?;
+        if found.nodes.is_empty() && found.elsewhere.is_empty() {
+            break;
+        }
+        found = walk.level(found).await?;
+    }
+    Ok(walk.walked)
+}
+
 impl Walk<'_> {
     /// Asks the index which copy of a frame counts.
     async fn choose_copies(
@@ -154,12 +175,7 @@ impl Walk<'_> {
         several: Vec<(Content, ChunkDigest)>,
         found: &mut Found,
     ) -> Result<()> {
-        for content in [
-            Content::Chunk,
-            Content::Node,
-            Content::Manifest,
-            Content::Point,
-        ] {
+        for content in CONTENTS {
             let digests: Vec<ChunkDigest> = several
                 .iter()
                 .filter(|(of, _)| *of == content)
@@ -210,6 +226,7 @@ impl Walk<'_> {
         }
         self.walked.nodes += found.read;
         found.read = 0;
+        self.walked.missing.append(&mut found.missing);
         Ok(found)
     }
 
@@ -264,7 +281,8 @@ impl Walk<'_> {
         match bytes.and_then(|bytes| Node::decode(&bytes)) {
             Ok(node) => found.add_node(self.inventory, &node),
             Err(error) if failure::is_damage(&error) => {
-                self.lost.push(format!("map node {digest}"));
+                self.walked.lost.push(format!("map node {digest}"));
+                self.walked.missing.push((Content::Node, *digest));
             }
             Err(error) => return Err(error),
         }

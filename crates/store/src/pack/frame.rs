@@ -4,7 +4,8 @@
 //! offset  size  field
 //! 0       4     length of the payload, little-endian
 //! 4       4     length of the plain bytes, little-endian
-//! 8       1     what it holds: 1 chunk, 2 node, 3 manifest, 4 point record
+//! 8       1     what it holds: 1 chunk, 2 node, 3 manifest, 4 point record,
+//!               5 page of the ledger
 //! 9       1     encoding: 0 raw, 1 zstd
 //! 10      2     zero
 //! 12      n     payload, sealed
@@ -36,7 +37,17 @@ pub(crate) enum Content {
     Node,
     Manifest,
     Point,
+    Ledger,
 }
+
+/// All of them.
+pub(crate) const CONTENTS: [Content; 5] = [
+    Content::Chunk,
+    Content::Node,
+    Content::Manifest,
+    Content::Point,
+    Content::Ledger,
+];
 
 impl Content {
     pub(crate) fn code(self) -> u8 {
@@ -45,11 +56,12 @@ impl Content {
             Self::Node => 2,
             Self::Manifest => 3,
             Self::Point => 4,
+            Self::Ledger => 5,
         }
     }
 
     pub(crate) fn from_code(code: u8) -> Result<Self> {
-        [Self::Chunk, Self::Node, Self::Manifest, Self::Point]
+        CONTENTS
             .into_iter()
             .find(|content| content.code() == code)
             .ok_or_else(|| Error::corrupt(format!("a frame holds something unknown ({code})")))

@@ -9,6 +9,7 @@ mod location;
 pub(crate) mod name;
 pub(crate) mod reader;
 mod runs;
+pub(crate) mod salvage;
 pub(crate) mod sink;
 pub(crate) mod table;
 mod tables;

@@ -187,6 +187,19 @@ impl PackReader {
         }
     }
 
+    /// Reads the copy of a frame that stands at this place and checks its name.
+    pub(crate) async fn read_at(
+        &self,
+        content: Content,
+        digest: &ChunkDigest,
+        location: Location,
+        codecs: &Codecs,
+    ) -> Result<Vec<u8>> {
+        let pack = self.index.pack(location.pack).await?;
+        let sealed = self.read_windowed(location, &pack).await?;
+        open_content(content, digest, location, &pack, sealed, codecs)
+    }
+
     /// Reads once more what was damaged: maybe only on its way here, and the
     /// window would keep the damage; and there may be another copy.
     async fn read_again(

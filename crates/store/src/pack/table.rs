@@ -95,7 +95,11 @@ pub(crate) fn decode_footer(bytes: &[u8]) -> Result<usize> {
     Ok(length as usize)
 }
 
-/// The table of a pack of this length that the catalog does not know.
+/// So much of a pack's end is read at first: most tables are shorter.
+const TAIL: u64 = 64 << 10;
+
+/// The table of a pack of this length that the catalog does not know, and the
+/// length of the sealed table.
 ///
 /// # Errors
 /// [`ErrorKind::Corrupt`](backstop_core::ErrorKind::Corrupt) if it is no whole
@@ -104,19 +108,26 @@ pub(crate) async fn read(
     store: &dyn PackStore,
     pack: &Pack,
     bytes: u64,
-) -> Result<Vec<TableEntry>> {
+) -> Result<(Vec<TableEntry>, u32)> {
     let within = |error: Error| error.within(format_args!("pack {}", pack.name));
     let end = bytes
         .checked_sub(FOOTER_LENGTH as u64)
         .ok_or_else(|| within(Error::corrupt("it is too short")))?;
-    let footer = store.read(&pack.path, end..bytes).await?;
-    let length = decode_footer(&footer).map_err(within)? as u64;
+    let tail_start = bytes.saturating_sub(TAIL);
+    let mut tail = store.read(&pack.path, tail_start..bytes).await?;
+    let footer = tail.len().saturating_sub(FOOTER_LENGTH);
+    let length = decode_footer(&tail[footer..]).map_err(within)? as u64;
     let start = end
         .checked_sub(length)
         .ok_or_else(|| within(Error::corrupt("its table is longer than it")))?;
-    let mut sealed = store.read(&pack.path, start..end).await?;
+    tail.truncate(footer);
+    let mut sealed = match start.checked_sub(tail_start) {
+        Some(before) => tail.split_off(usize::try_from(before).unwrap_or(footer).min(footer)),
+        None => store.read(&pack.path, start..end).await?,
+    };
     let header = encode_header(pack.name, pack.kind);
-    decode(&mut sealed, start, &header, &pack.key).map_err(within)
+    let entries = decode(&mut sealed, start, &header, &pack.key).map_err(within)?;
+    Ok((entries, u32::try_from(length).unwrap_or(u32::MAX)))
 }
 
 /// The sealed table and the footer of a pack whose frames end at `offset`.
@@ -205,6 +216,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::pack::frame::CONTENTS;
     use crate::seal::{Seal, VaultKey};
 
     fn entries() -> impl Strategy<Value = Vec<TableEntry>> {
@@ -212,7 +224,7 @@ mod tests {
             any::<[u8; 32]>(),
             1u32..300_000,
             0u32..300_000,
-            0usize..4,
+            0..CONTENTS.len(),
             any::<bool>(),
         );
         prop::collection::vec(entry, 0..40).prop_map(|entries| {
@@ -222,12 +234,7 @@ mod tests {
                 let header = FrameHeader {
                     payload_length,
                     plain_length: payload_length + shrunk,
-                    content: [
-                        Content::Chunk,
-                        Content::Node,
-                        Content::Manifest,
-                        Content::Point,
-                    ][content],
+                    content: CONTENTS[content],
                     encoding: if zstd { Encoding::Zstd } else { Encoding::Raw },
                 };
                 made.push(TableEntry {

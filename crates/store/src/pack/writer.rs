@@ -177,6 +177,14 @@ impl PackWriter {
         }
     }
 
+    /// Gives packs numbers from this one on, which no pack of the catalog has.
+    pub(crate) async fn number_from(&self, next: u64) {
+        let numbers = &self.shared.numbers;
+        let mut indexed = numbers.indexed.lock().await;
+        *indexed = next;
+        numbers.next.store(next, Ordering::Relaxed);
+    }
+
     /// Keeps the index as it is, but for who holds this.
     pub(crate) async fn hold_index(&self) -> impl Send + '_ {
         self.shared.numbers.indexed.lock().await
@@ -485,6 +493,7 @@ mod tests {
     use super::*;
     use crate::pack::frame::{Content, FrameHeader};
     use crate::pack::sink::ObjectPacks;
+    use crate::place::Place;
     use crate::seal::VaultKey;
     use crate::settings::MemoryBudget;
 
@@ -515,13 +524,8 @@ mod tests {
         let seal = Arc::new(Seal::new(&VaultKey::from_bytes([1; 32])).unwrap());
         let budget = MemoryBudget::default();
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Timestamp(1)));
-        let catalog = Catalog::own(
-            Arc::clone(&objects),
-            Path::from("db"),
-            Arc::clone(&seal),
-            &budget,
-            &clock,
-        );
+        let place = Place::of_store(Arc::clone(&objects), "").unwrap();
+        let catalog = Catalog::own(&place, Arc::clone(&seal), &budget, &clock);
         let catalog = Arc::new(Box::pin(catalog).await.unwrap());
         let store = store(ObjectPacks::new(objects, Path::default()));
         let index = Index::new(

@@ -32,7 +32,7 @@ struct Search<'a> {
 }
 
 /// Adds the ranges that need damaged frames to a report.
-pub(super) async fn find(
+pub(crate) async fn find(
     vault: &Arc<Vault>,
     damaged: &[(Content, ChunkDigest)],
     broken: Vec<u64>,

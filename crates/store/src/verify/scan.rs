@@ -1,11 +1,10 @@
-//! Reads a pack without its table: frames tell themselves how long they are.
+//! How much of a pack can be read whose table can't.
 
-use backstop_core::{ErrorKind, Result};
+use backstop_core::Result;
 
-use crate::failure;
-use crate::pack::frame::{self, FrameHeader};
 use crate::pack::index::Pack;
-use crate::pack::table::{FOOTER_LENGTH, HEADER_LENGTH};
+use crate::pack::salvage::{self, Salvaged};
+use crate::pack::table::FOOTER_LENGTH;
 use crate::record::PackRecord;
 use crate::vault::Vault;
 
@@ -15,38 +14,9 @@ pub(super) async fn whole_frames(vault: &Vault, record: &PackRecord) -> Result<u
     let pack = Pack::new(record.name, record.kind, &vault.seal)?;
     let tail = FOOTER_LENGTH as u64 + u64::from(record.table_bytes);
     let end = record.bytes.saturating_sub(tail);
-    let (mut offset, mut whole) = (HEADER_LENGTH as u64, 0);
-    while offset < end {
-        match read(vault, &pack, offset).await {
-            Ok((length, is_whole)) => {
-                offset += length;
-                whole += u64::from(is_whole);
-            }
-            Err(error) if failure::is_damage(&error) || error.kind() == ErrorKind::NotFound => {
-                break;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(whole)
-}
-
-/// Reads the frame at an offset: its length, and whether it is whole.
-async fn read(vault: &Vault, pack: &Pack, offset: u64) -> Result<(u64, bool)> {
-    let head_end = offset + frame::HEADER_LENGTH as u64;
-    let head = vault.reader.read(pack, offset..head_end).await?;
-    let header = FrameHeader::decode(&head)?;
-    let length = header.frame_length() as u64;
-    let mut sealed = vault.reader.read(pack, offset..offset + length).await?;
-    let is_whole = match frame::open(&mut sealed, offset, &pack.key, &pack.name) {
-        Ok((header, payload)) => {
-            let mut plain = vec![0; header.plain_length as usize];
-            let plain = vault.codecs.decompress_with(|decompressor| {
-                decompressor.decompress(header.encoding, payload, &mut plain)
-            });
-            plain.is_ok()
-        }
-        Err(_) => false,
-    };
-    Ok((length, is_whole))
+    let found = salvage::frames(&vault.reader, &pack, end, &vault.codecs).await?;
+    let whole = found
+        .iter()
+        .filter(|frame| matches!(frame, Salvaged::Whole(_)));
+    Ok(whole.count() as u64)
 }

@@ -33,6 +33,7 @@ mod power;
 mod power_files;
 mod readers;
 mod reading;
+mod rebuilding;
 mod replay;
 mod resume;
 #[path = "../../../../tests/rights/mod.rs"]

@@ -1,0 +1,48 @@
+//! Rebuilding a vault's index and catalog: what is asked of it, and what it
+//! tells.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{DamagedRange, Objects, PointId, SourceName};
+
+/// How a vault's index and catalog are made anew from its packs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RebuildOptions {
+    /// Whether points come back that had expired and are still whole. They are
+    /// told apart in any case.
+    pub with_expired: bool,
+}
+
+/// What a rebuild found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebuildReport {
+    /// Packs that were found.
+    pub packs: Objects,
+    /// Chunks, map nodes and records in them.
+    pub frames: u64,
+    /// Points that are back and whole: nothing that they need is missing. What
+    /// is damaged inside of packs, only verification finds. Oldest first for
+    /// each source, as all the others.
+    pub points: Vec<(SourceName, PointId)>,
+    /// Points that are back, though something that they need is missing.
+    pub damaged: Vec<(SourceName, PointId)>,
+    /// What of these can't be brought back; at most 10,000 ranges.
+    pub ranges: Vec<DamagedRange>,
+    /// Whether there are more.
+    pub has_more_ranges: bool,
+    /// Points that had expired. They came back only if that was asked for and
+    /// they are whole; then they stand among `points` too.
+    pub expired: Vec<(SourceName, PointId)>,
+    /// Points of which it is known that their commit did not succeed: left out.
+    pub uncommitted: Vec<(SourceName, PointId)>,
+    /// Points that can't be opened, as what lists their images is gone: left
+    /// out.
+    pub lost: Vec<(SourceName, PointId)>,
+    /// Points that were committed together with others that are not back.
+    pub parted: Vec<(SourceName, PointId)>,
+    /// Packs whose table was damaged, and whose frames were found one by one.
+    pub damaged_tables: u64,
+    /// Packs of which nothing can be read.
+    pub unreadable: Objects,
+}

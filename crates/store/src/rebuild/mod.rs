@@ -1,0 +1,300 @@
+//! Rebuilding a vault's index and catalog from its packs alone.
+//!
+//! 1. Whoever may still write an older catalog is fenced ([`fence`]), and a new
+//!    one is begun in a folder of its own.
+//! 2. The tables of all packs fill the index; records of points and pages of
+//!    the ledger are read ([`packs`]).
+//! 3. They tell which points there are ([`points`]).
+//! 4. Of frames that stand in several packs a copy is chosen that was read, and
+//!    it is found out what is missing ([`whole`]).
+//! 5. `vault.json` comes to name the new catalog. Before this nothing has
+//!    changed for anybody; an interrupted rebuild begins anew.
+
+mod fence;
+mod packs;
+mod points;
+mod whole;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::Ordering;
+
+use backstop_core::{
+    InconsistencyReason, Monitor, PointId, RebuildOptions, RebuildReport, ReplicaState, Result,
+    SourceName,
+};
+
+use crate::builder::{DedupStoreBuilder, HEADER, Unlocked};
+use crate::catalog::{self, Batch, CONDEMNED, numbered_key};
+use crate::dedup_store::DedupStore;
+use crate::ledger;
+use crate::record::{self, CondemnedPack, PointRecord, ReplicaEntry};
+use crate::vault::Vault;
+use fence::Fences;
+use packs::Found;
+use points::Decided;
+
+impl DedupStoreBuilder {
+    /// Makes the index and the catalog of a vault anew from its packs, as if
+    /// nothing else were left but `vault.json` and the key slots, and opens it
+    /// as its owner. For a vault whose catalog is damaged or gone.
+    ///
+    /// *Atomic*: the new catalog counts at the end, or not at all. What it
+    /// holds was durable before. The catalog that it replaces stays for a week.
+    /// *Cancelling* leaves the vault as it was.
+    ///
+    /// What is lost: synchronizations that were not ended, folded maps, how far
+    /// verification had come, and of what operators did (marks, expiries), what
+    /// came into no pack: the time since the last commit, collection or closing.
+    ///
+    /// Takes time by the tables of packs and by the packs of maps and records,
+    /// and memory by the number of frames, 12 bytes each.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), but for a damaged catalog;
+    /// [`Locked`](backstop_core::ErrorKind::Locked) if the vault has an owner;
+    /// [`Fenced`](backstop_core::ErrorKind::Fenced) if another owner has written
+    /// meanwhile. Nothing has changed then.
+    pub async fn rebuild(
+        self,
+        options: &RebuildOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<(DedupStore, RebuildReport)> {
+        let unlocked = self.unlock().await?;
+        Box::pin(unlocked.rebuild(options, monitor)).await
+    }
+}
+
+impl Unlocked {
+    async fn rebuild(
+        mut self,
+        options: &RebuildOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<(DedupStore, RebuildReport)> {
+        let place = self.place.clone();
+        let ownership = self.take().await?;
+        let (fences, number) = match Fences::put(&place).await {
+            Ok(fences) => fences,
+            Err(error) => {
+                ownership.give_up(&place).await;
+                return Err(error);
+            }
+        };
+        self.place.catalog = number;
+        self.header = self.header.with_catalog(number, &self.seal)?;
+        let store = self.own_with(ownership).await?;
+        match rebuild(&store, &fences, options, monitor).await {
+            Ok(report) => Ok((store, report)),
+            Err(error) => {
+                if let Err(error) = store.close().await {
+                    tracing::debug!(%error, "the new catalog could not be closed");
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+type Names = Vec<(SourceName, PointId)>;
+
+fn names(records: &[PointRecord]) -> Names {
+    let points = records.iter().map(|record| &record.point);
+    points
+        .map(|point| (point.source.clone(), point.id))
+        .collect()
+}
+
+/// Fills the new catalog and makes it count.
+async fn rebuild(
+    store: &DedupStore,
+    fences: &Fences,
+    options: &RebuildOptions,
+    monitor: &dyn Monitor,
+) -> Result<RebuildReport> {
+    let vault = &store.vault;
+    let found = packs::index(vault, packs::listed(vault).await?, monitor).await?;
+    let (records, pages) = packs::records(vault, &found).await?;
+    let (page_names, pages): (Vec<_>, Vec<_>) = pages.into_iter().unzip();
+    let mut decided = points::decide(records, &pages);
+    let mut report = RebuildReport {
+        packs: found.packs,
+        frames: found.frames,
+        damaged_tables: found.damaged_tables,
+        unreadable: found.unreadable,
+        expired: names(&decided.expired),
+        uncommitted: names(&decided.uncommitted),
+        ..RebuildReport::default()
+    };
+    condemn(vault, &found, &decided).await?;
+    let expired: HashSet<PointId> = decided
+        .expired
+        .iter()
+        .map(|record| record.point.id)
+        .collect();
+    if options.with_expired {
+        decided.points.append(&mut decided.expired);
+    }
+    let looked = whole::look(vault, &decided.points).await?;
+    let (lost, mut points): (Vec<_>, Vec<_>) = decided
+        .points
+        .drain(..)
+        .partition(|record| looked.lost.contains(&record.point.id));
+    let (lost_expired, lost) = lost
+        .into_iter()
+        .partition::<Vec<_>, _>(|record| expired.contains(&record.point.id));
+    drop(lost_expired);
+    report.lost = names(&lost);
+    let pages = decided.pages.iter().map(|page| page_names[*page]).collect();
+    vault
+        .next_sequence
+        .store(decided.next_sequence, Ordering::Release);
+    vault.ledger.put_pages(pages);
+    write(vault, &points).await?;
+
+    // What is missing is found through the points in the catalog.
+    let (damaged, ranges, has_more) = looked.damaged(vault).await?;
+    // What had expired comes back whole or not at all.
+    points.retain(|record| {
+        let id = &record.point.id;
+        !(expired.contains(id) && damaged.contains(id))
+    });
+    forget(vault, &damaged, &expired).await?;
+    let (damaged, whole): (Vec<_>, Vec<_>) = points
+        .into_iter()
+        .partition(|record| damaged.contains(&record.point.id));
+    report.points = names(&whole);
+    report.damaged = names(&damaged);
+    report.ranges = ranges;
+    report.has_more_ranges = has_more;
+    report.parted = parted(whole.iter().chain(&damaged));
+    heads(vault, &decided, &whole, &damaged, &expired).await?;
+
+    let place = &vault.place;
+    fences.check(place, place.catalog).await?;
+    if let Some(ownership) = &vault.ownership {
+        ownership.check(place)?;
+    }
+    place.put(HEADER, vault.header.encode()?).await?;
+    tracing::info!(vault = %place.name, points = report.points.len(), "the catalog was rebuilt");
+    Ok(report)
+}
+
+/// Nobody relies on packs that the ledger tells to be condemned.
+async fn condemn(vault: &Vault, found: &Found, decided: &Decided) -> Result<()> {
+    let numbers = decided.condemned.iter();
+    let numbers: Vec<u64> = numbers
+        .filter_map(|name| found.numbers.get(name).copied())
+        .collect();
+    let condemned = CondemnedPack {
+        at: vault.clock.now(),
+        readers: None,
+    };
+    let mut batch = Batch::default();
+    for number in &numbers {
+        batch.put(
+            &numbered_key(CONDEMNED, *number),
+            &record::encode(&condemned)?,
+        );
+    }
+    vault.index.condemn(numbers);
+    vault.catalog.write(batch).await
+}
+
+/// Puts points into the catalog.
+async fn write(vault: &Vault, points: &[PointRecord]) -> Result<()> {
+    /// Records in one batch.
+    const TOGETHER: usize = 256;
+    for points in points.chunks(TOGETHER) {
+        let mut batch = Batch::default();
+        for record in points {
+            let point = &record.point;
+            let key = vault.catalog.point_key(&point.source, point.sequence);
+            batch.put(&key, &record::encode(record)?);
+            batch.put(&catalog::id_key(point.id), &key);
+            batch.put(&catalog::synchronization_key(point.synchronization), &key);
+        }
+        vault.catalog.write(batch).await?;
+    }
+    vault.catalog.flush().await
+}
+
+/// Takes out of the catalog what had expired and is not whole.
+async fn forget(
+    vault: &Vault,
+    damaged: &HashSet<PointId>,
+    expired: &HashSet<PointId>,
+) -> Result<()> {
+    let mut batch = Batch::default();
+    for id in damaged.intersection(expired) {
+        let record = vault.point_record(*id).await?;
+        let point = &record.point;
+        batch.delete(&vault.catalog.point_key(&point.source, point.sequence));
+        batch.delete(&catalog::id_key(point.id));
+        batch.delete(&catalog::synchronization_key(point.synchronization));
+    }
+    vault.catalog.write(batch).await
+}
+
+/// Points of a step that is not whole any more.
+fn parted<'a>(points: impl Iterator<Item = &'a PointRecord>) -> Names {
+    let mut groups: BTreeMap<PointId, Vec<&PointRecord>> = BTreeMap::new();
+    for record in points {
+        if let Some(group) = record.group {
+            groups.entry(group.id).or_default().push(record);
+        }
+    }
+    let parted = groups.into_values().filter(|members| {
+        let told = members.first().and_then(|record| record.group);
+        told.is_some_and(|group| (members.len() as u64) < u64::from(group.members))
+    });
+    let mut names: Names = parted
+        .flatten()
+        .map(|record| (record.point.source.clone(), record.point.id))
+        .collect();
+    names.sort();
+    names
+}
+
+/// The replicas: their newest points, and what is known of their states.
+async fn heads(
+    vault: &Vault,
+    decided: &Decided,
+    whole: &[PointRecord],
+    damaged: &[PointRecord],
+    expired: &HashSet<PointId>,
+) -> Result<()> {
+    let mut heads: BTreeMap<&SourceName, (&PointRecord, bool)> = BTreeMap::new();
+    let sound = whole.iter().map(|record| (record, true));
+    let unsound = damaged.iter().map(|record| (record, false));
+    for (record, is_whole) in sound.chain(unsound) {
+        let point = &record.point;
+        let newest = heads
+            .get(&point.source)
+            .map(|(head, _)| head.point.sequence);
+        let is_newer = newest.is_none_or(|newest| newest < point.sequence);
+        if is_newer && !expired.contains(&point.id) {
+            heads.insert(&point.source, (record, is_whole));
+        }
+    }
+    let sources: HashSet<&SourceName> =
+        decided.states.keys().chain(heads.keys().copied()).collect();
+    let mut batch = Batch::default();
+    for source in sources {
+        let head = heads.get(source);
+        let mut state = decided.states.get(source).cloned();
+        if head.is_some_and(|(_, is_whole)| !is_whole) {
+            state = Some(ReplicaState::Inconsistent {
+                reason: InconsistencyReason::Damaged,
+                since: vault.clock.now(),
+            });
+        }
+        let entry = ReplicaEntry {
+            source: source.clone(),
+            state: state.unwrap_or(ReplicaState::Pending),
+            head: head.map(|(record, _)| record.point.id),
+        };
+        batch.put(&vault.catalog.replica_key(source), &record::encode(&entry)?);
+    }
+    ledger::put_pages(vault, &mut batch)?;
+    ledger::put_counters(vault, &mut batch)?;
+    vault.commit_batch(batch).await
+}

@@ -1,0 +1,246 @@
+//! What stands in the packs: their frames come into the index, records of points
+//! and pages of the ledger are read.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use backstop_core::{ByteCount, ChunkDigest, ErrorKind, Monitor, Objects, Progress, Result};
+use futures::{StreamExt, stream};
+
+use crate::catalog::{Batch, NEXT_PACK, PACKS, numbered_key};
+use crate::failure;
+use crate::ledger::{self, Page};
+use crate::pack::frame::Content;
+use crate::pack::index::{Location, Pack};
+use crate::pack::name::{PackKind, PackName};
+use crate::pack::salvage::{self, Salvaged};
+use crate::pack::table::{self, TableEntry};
+use crate::record::{self, NextPack, PackRecord, PointRecord};
+use crate::vault::Vault;
+
+/// How many packs are looked at together.
+const READING: usize = 4;
+
+/// A pack in the store.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listed {
+    pub(super) number: u64,
+    pub(super) name: PackName,
+    pub(super) kind: PackKind,
+    pub(super) bytes: u64,
+}
+
+/// What was found in packs.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) packs: Objects,
+    pub(super) frames: u64,
+    pub(super) damaged_tables: u64,
+    pub(super) unreadable: Objects,
+    /// The numbers of packs by their names.
+    pub(super) numbers: HashMap<PackName, u64>,
+    /// Records of points, and pages of the ledger.
+    records: Vec<(Content, ChunkDigest, Location)>,
+}
+
+/// The packs of a vault, those of earlier owners first.
+pub(super) async fn listed(vault: &Vault) -> Result<Vec<Listed>> {
+    let mut packs: Vec<(PackName, PackKind, u64)> = Vec::new();
+    for (file, bytes) in vault.reader.store.list().await? {
+        if let Some((name, kind)) = PackName::parse_file(&file) {
+            packs.push((name, kind, bytes));
+        }
+    }
+    packs.sort_unstable_by_key(|(name, _, _)| *name);
+    let numbered = (0..).zip(packs);
+    Ok(numbered
+        .map(|(number, (name, kind, bytes))| Listed {
+            number,
+            name,
+            kind,
+            bytes,
+        })
+        .collect())
+}
+
+/// A pack and the frames that it holds.
+struct Opened {
+    listed: Listed,
+    table_bytes: u32,
+    entries: Vec<TableEntry>,
+    is_damaged: bool,
+}
+
+/// Writes the index entries and records of all packs.
+pub(super) async fn index(
+    vault: &Arc<Vault>,
+    packs: Vec<Listed>,
+    monitor: &dyn Monitor,
+) -> Result<Found> {
+    let mut found = Found::default();
+    let total = packs.iter().map(|pack| pack.bytes).sum();
+    let next = packs.len() as u64;
+    let mut opened = stream::iter(packs)
+        .map(|listed| open(vault, listed))
+        .buffered(READING);
+    let mut done = 0;
+    while let Some(pack) = opened.next().await {
+        let pack = pack?;
+        let listed = pack.listed;
+        found.packs.add(listed.bytes);
+        found.frames += pack.entries.len() as u64;
+        found.damaged_tables += u64::from(pack.is_damaged && !pack.entries.is_empty());
+        if pack.is_damaged && pack.entries.is_empty() {
+            found.unreadable.add(listed.bytes);
+        }
+        found.numbers.insert(listed.name, listed.number);
+        for entry in &pack.entries {
+            let content = entry.header.content;
+            if matches!(content, Content::Point | Content::Ledger) {
+                let location = Location::of(listed.number, entry);
+                found.records.push((content, entry.digest, location));
+            }
+        }
+        let batch = {
+            let shared = Arc::clone(vault);
+            vault.cpu.run(move || batch(&shared, &pack)).await??
+        };
+        vault.catalog.write(batch).await?;
+        done += listed.bytes;
+        monitor.tell_progress(Progress {
+            done: ByteCount(done),
+            total: ByteCount(total),
+        })?;
+    }
+    let mut batch = Batch::default();
+    batch.put(NEXT_PACK, &record::encode(&NextPack { number: next })?);
+    vault.catalog.write(batch).await?;
+    vault.catalog.flush().await?;
+    vault.writer()?.number_from(next).await;
+    Ok(found)
+}
+
+/// The frames of a pack: by its table, or without it.
+async fn open(vault: &Arc<Vault>, listed: Listed) -> Result<Opened> {
+    let pack = Pack::new(listed.name, listed.kind, &vault.seal)?;
+    match table::read(&*vault.reader.store, &pack, listed.bytes).await {
+        Ok((entries, table_bytes)) => Ok(Opened {
+            listed,
+            table_bytes,
+            entries,
+            is_damaged: false,
+        }),
+        Err(error) if failure::is_damage(&error) || error.kind() == ErrorKind::NotFound => {
+            tracing::warn!(pack = %listed.name, %error, "a pack's table can't be read");
+            let frames = salvage::frames(&vault.reader, &pack, listed.bytes, &vault.codecs).await?;
+            let whole = frames.into_iter().filter_map(|frame| match frame {
+                Salvaged::Whole(entry) => Some(entry),
+                Salvaged::Damaged => None,
+            });
+            Ok(Opened {
+                listed,
+                table_bytes: 0,
+                entries: whole.collect(),
+                is_damaged: true,
+            })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What the index and the catalog tell of a pack.
+fn batch(vault: &Vault, pack: &Opened) -> Result<Batch> {
+    let Listed {
+        number,
+        name,
+        kind,
+        bytes,
+    } = pack.listed;
+    let sum = |length: fn(&TableEntry) -> u32| -> u64 {
+        pack.entries
+            .iter()
+            .map(|entry| u64::from(length(entry)))
+            .sum()
+    };
+    let record = PackRecord {
+        name,
+        kind,
+        bytes,
+        table_bytes: pack.table_bytes,
+        frames: pack.entries.len() as u64,
+        plain_bytes: sum(|entry| entry.header.plain_length),
+        payload_bytes: sum(|entry| entry.header.payload_length),
+    };
+    let mut batch = Batch::default();
+    for entry in &pack.entries {
+        let key = vault.catalog.chunk_key(entry.header.content, &entry.digest);
+        batch.put(&key, &Location::of(number, entry).encode());
+    }
+    batch.put(&numbered_key(PACKS, number), &record::encode(&record)?);
+    Ok(batch)
+}
+
+/// Records of points, each once, and pages of the ledger, with the names of
+/// their frames. What can't be read is told and passed over.
+pub(super) async fn records(
+    vault: &Arc<Vault>,
+    found: &Found,
+) -> Result<(Vec<PointRecord>, Vec<(ChunkDigest, Page)>)> {
+    // Copies of one are the same; of those that can be read, any does.
+    let mut copies: BTreeMap<(Content, ChunkDigest), Vec<Location>> = BTreeMap::new();
+    for (content, digest, location) in &found.records {
+        copies
+            .entry((*content, *digest))
+            .or_default()
+            .push(*location);
+    }
+    let mut points = Vec::new();
+    let mut pages = Vec::new();
+    let mut readings = stream::iter(copies)
+        .map(|((content, digest), copies)| async move {
+            let read = read_any(vault, content, &digest, &copies).await;
+            (content, digest, read)
+        })
+        .buffered(READING);
+    while let Some((content, digest, plain)) = readings.next().await {
+        let plain = match plain {
+            Ok(plain) => plain,
+            Err(error) if failure::is_damage(&error) => {
+                tracing::warn!(?content, %digest, %error, "a record can't be read");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if content == Content::Point {
+            let what = "a point's record in a pack";
+            let mut record: PointRecord = record::decode(what, &plain)?;
+            record.frame = Some(digest);
+            points.push(record);
+        } else {
+            pages.push((digest, ledger::decode(&plain)?));
+        }
+    }
+    Ok((points, pages))
+}
+
+/// The first copy of a frame that can be read.
+pub(super) async fn read_any(
+    vault: &Vault,
+    content: Content,
+    digest: &ChunkDigest,
+    copies: &[Location],
+) -> Result<Vec<u8>> {
+    let mut last = None;
+    for location in copies {
+        let read = vault
+            .reader
+            .read_at(content, digest, *location, &vault.codecs)
+            .await;
+        match read {
+            Err(error) if failure::is_damage(&error) => last = Some(error),
+            read => return read,
+        }
+    }
+    let gone = || backstop_core::Error::corrupt(format!("{content:?} {digest} has no copy"));
+    Err(last.unwrap_or_else(gone))
+}
