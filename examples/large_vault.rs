@@ -201,6 +201,7 @@ async fn fill(vault: &DedupStore, seed: u64, number: u64, chunks: u64) -> Result
         id: point,
         time: backstop::Clock::now(&SystemClock),
         facts: PointFacts::new(PointKind::Initial),
+        marks: backstop::Marks::default(),
         state_before: replica.map_or(ReplicaState::Pending, |replica| replica.state),
         state: ReplicaState::Consistent,
     };

@@ -167,6 +167,8 @@ pub enum Command {
     Fold(FoldArguments),
     /// Read what is stored, and tell what is damaged
     Verify(VerifyArguments),
+    /// Make the index and the catalog anew from the packs, if they are damaged or gone
+    Rebuild(RebuildArguments),
     /// Keep a recovery point whatever the policy says
     Pin {
         /// The recovery point
@@ -339,6 +341,14 @@ pub struct VerifyArguments {
     /// Read beside the vault's owner, from the start: nothing is kept of what is found
     #[arg(long)]
     pub beside: bool,
+}
+
+/// What to rebuild.
+#[derive(Debug, Args)]
+pub struct RebuildArguments {
+    /// Bring back points too that had expired, if they are still whole
+    #[arg(long)]
+    pub with_expired: bool,
 }
 
 /// What to fold.

@@ -20,6 +20,7 @@ mod output;
 mod point_reference;
 mod progress;
 mod protect;
+mod rebuild;
 mod report;
 mod restore;
 mod table;
@@ -74,8 +75,13 @@ fn run(arguments: &Arguments, output: Output) -> Ending {
         Command::Key(key) => keys::key(key, vault, output).await,
         other => command(other, server, &cpu, output).await,
     };
-    let access = access(&arguments.command);
-    let ending = runtime.block_on(with_vault(&arguments.vault, access, cpu.clone(), work));
+    let ending = if let Command::Rebuild(how) = &arguments.command {
+        let rebuilding = rebuild::rebuild(how, &arguments.vault, cpu.clone(), output);
+        runtime.block_on(rebuilding)
+    } else {
+        let access = access(&arguments.command);
+        runtime.block_on(with_vault(&arguments.vault, access, cpu.clone(), work))
+    };
     // After an interrupt nobody waits for a disk that may be stuck.
     runtime.shutdown_background();
     ending
@@ -96,7 +102,7 @@ async fn command(
     output: Output,
 ) -> Ending {
     match command {
-        Command::Init | Command::Key(_) => Ok(Verdict::Done),
+        Command::Init | Command::Key(_) | Command::Rebuild(_) => Ok(Verdict::Done),
         Command::Protect(arguments) => protect::protect(arguments, server, cpu, output).await,
         Command::Check {
             name,

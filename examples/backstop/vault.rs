@@ -73,7 +73,8 @@ async fn open(arguments: &VaultArguments, access: Access, cpu: CpuPool) -> Resul
     }
 }
 
-fn builder(arguments: &VaultArguments, cpu: CpuPool) -> Result<DedupStoreBuilder> {
+/// What opens the vault that is named.
+pub fn builder(arguments: &VaultArguments, cpu: CpuPool) -> Result<DedupStoreBuilder> {
     let mut settings = VaultSettings::default();
     if arguments.large_vault {
         settings.memory = MemoryBudget::large();

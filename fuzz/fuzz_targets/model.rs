@@ -41,7 +41,7 @@ async fn play(bytes: &[u8]) {
             continue;
         };
         let at = usize::from(first) % play.machines.len();
-        let step = match operation % 14 {
+        let step = match operation % 16 {
             0..4 => {
                 let machine = &mut play.machines[at];
                 let place = (usize::from(first) << 8 | usize::from(second)) * 67;
@@ -61,6 +61,8 @@ async fn play(bytes: &[u8]) {
             10 => Step::Collect,
             11 => Step::CollectMeanwhile(at),
             12 => Step::Fold(at),
+            13 => Step::Rebuild,
+            14 => Step::RebuildAfterCrash,
             _ => Step::Continue(at),
         };
         play.step(step).await;

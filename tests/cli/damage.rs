@@ -218,3 +218,42 @@ fn verification_names_damage_and_the_next_synchronization_heals_it() {
     assert!(gone["damaged"].as_u64().unwrap() > 0, "{gone}");
     assert!(!gone["ranges"].as_array().unwrap().is_empty(), "{gone}");
 }
+
+#[test]
+fn a_vault_without_its_catalog_says_so_and_is_rebuilt() {
+    let lab = Lab::with_point();
+    lab.image("vm.img", &image(2));
+    lab.run(["protect", "vm", "--image", "vm.img"]).expect(0);
+    lab.run(["hold", "vm@latest", "--reason", "audit"])
+        .expect(0);
+    let before = lab.json(["points", "vm"]);
+    // While it has an owner it is not touched.
+    fs::remove_dir_all(lab.path("vault/db")).unwrap();
+    for command in [["points", "vm"], ["verify", "--parts=1"]] {
+        let told = lab.run(command).expect(8);
+        assert!(told.err.contains("rebuild"), "{told:#?}");
+    }
+    let report = run(&mut lab.command(["--json", "rebuild"]))
+        .expect(0)
+        .json();
+    assert_eq!(report["points"].as_array().unwrap().len(), 2, "{report}");
+    assert_eq!(lab.json(["points", "vm"]), before);
+    lab.run(["restore", "vm@latest", "--to", "back.img"])
+        .expect(0);
+    assert!(lab.read("back.img") == image(2));
+    lab.run(["verify"]).expect(0);
+
+    // A vault that is well may be rebuilt too.
+    let told = lab.run(["rebuild"]).expect(0);
+    assert!(told.out.contains("points that are back"), "{told:#?}");
+    for pack in lab.packs("data") {
+        fs::remove_file(pack).unwrap();
+    }
+    let told = lab.run(["rebuild"]).expect(8);
+    assert!(told.out.contains("back, but damaged"), "{told:#?}");
+    assert_eq!(lab.json(["sources"])[0]["state"], "inconsistent");
+    lab.run(["protect", "vm", "--image", "vm.img"]).expect(0);
+    lab.run(["restore", "vm@latest", "--to", "again.img"])
+        .expect(0);
+    assert!(lab.read("again.img") == image(2));
+}

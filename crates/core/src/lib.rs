@@ -48,6 +48,7 @@ mod point;
 mod rebuild;
 mod region;
 mod replica;
+mod replicate;
 mod retention;
 mod service;
 mod store;
@@ -84,6 +85,7 @@ pub use region::{
     SliceContent, region_count,
 };
 pub use replica::{InconsistencyReason, ReplicaEvent, ReplicaState};
+pub use replicate::{Agreement, HealReport, ReplicateOptions, ReplicateReport};
 pub use retention::{Decision, KeepReason, RetentionPolicy, Verdict};
 pub use service::{
     BeginRequest, CheckSlice, Commit, Plan, ProtectionService, RegionAddress, RegionUpdate,

@@ -65,6 +65,8 @@ pub struct NewPoint {
     pub time: Timestamp,
     /// The snapshot's facts.
     pub facts: PointFacts,
+    /// What it is marked with from the beginning.
+    pub marks: Marks,
     /// The replica's state before it, from which `state` was made:
     /// [`Pending`](ReplicaState::Pending) for a replica that is not there.
     pub state_before: ReplicaState,

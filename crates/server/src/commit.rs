@@ -115,6 +115,7 @@ impl Shared {
             synchronization: id,
             id: point_id(source, id),
             time: now,
+            marks: backstop_core::Marks::default(),
             state_before: state.clone(),
             state: state.after(committed).map_err(within)?,
             facts: commit.facts,

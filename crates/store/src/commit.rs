@@ -204,7 +204,7 @@ async fn prepare(
             bytes_added: Some(ByteCount(added.bytes)),
             plain_bytes_added: Some(ByteCount(added.plain_bytes)),
             sample: facts.sample,
-            marks: backstop_core::Marks::default(),
+            marks: new.marks.clone(),
             provenance: facts.provenance.clone(),
         },
     };

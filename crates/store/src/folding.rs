@@ -115,6 +115,18 @@ pub(crate) async fn forget_all(vault: &Vault) -> Result<()> {
     vault.commit_batch(batch).await
 }
 
+/// The same for one source.
+pub(crate) async fn forget(vault: &Vault, source: &SourceName) -> Result<()> {
+    let _one = vault.commit.lock().await;
+    let key = vault.catalog.folded_key(source);
+    if vault.catalog.get(&key).await?.is_none() {
+        return Ok(());
+    }
+    let mut batch = Batch::default();
+    batch.delete(&key);
+    vault.commit_batch(batch).await
+}
+
 /// A session that stands where the next synchronization would begin.
 async fn begin(store: &DedupStore, source: &SourceName) -> Result<Arc<Session>> {
     let vault = &store.vault;

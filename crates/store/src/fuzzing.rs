@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::header::{Credential, KeySlot, VaultHeader};
 use crate::lease::Lease;
+use crate::ledger::{LedgerEntry, PageRecord};
 use crate::manifest::{Entry, Manifest};
 use crate::map::node::{Node, no_children};
 use crate::map::tree::ImageMap;
@@ -119,6 +120,8 @@ pub fn catalog_record(bytes: &[u8]) {
     record_round_trips::<CondemnedPack>(bytes);
     record_round_trips::<FoldedEntry>(bytes);
     record_round_trips::<ReaderRecord>(bytes);
+    record_round_trips::<PageRecord>(bytes);
+    record_round_trips::<LedgerEntry>(bytes);
 }
 
 /// `vault.json`.
@@ -299,6 +302,8 @@ pub fn seeds() -> backstop_core::Result<Vec<(&'static str, String, Vec<u8>)>> {
     };
     add("catalog_record", "slots", record::encode(&counted)?);
     add("catalog_record", "point", POINT.as_bytes().to_vec());
+    add("catalog_record", "page", PAGE.as_bytes().to_vec());
+    add("catalog_record", "summary", SUMMARY.as_bytes().to_vec());
     add("vault_header", "one", HEADER.as_bytes().to_vec());
     for (name, slot) in [
         ("open", OPEN_SLOT),
@@ -310,8 +315,10 @@ pub fn seeds() -> backstop_core::Result<Vec<(&'static str, String, Vec<u8>)>> {
     Ok(seeds)
 }
 
-const POINT: &str = r#"{"format":0,"point":{"id":"01010101010101010101010101010101","source":"vm","time":1700000000000,"sequence":3,"kind":"express-full","consistency":"crash","snapshot_time":null,"base":null,"synchronization":"02020202020202020202020202020202","streams":[{"name":"disk","length":4096}],"counts":{"bytes_changed":1,"bytes_read":2,"bytes_sampled":1,"bytes_sent":3,"bytes_unreadable":0},"bytes_added":77,"sample":{"compared":1,"differed":0},"marks":{"pinned":true,"holds":["lawsuit"]},"provenance":{"host":"a"}},"manifest":"0303030303030303030303030303030303030303030303030303030303030303"}"#;
-const HEADER: &str = r#"{"magic":"backstop vault","format":0,"id":"00112233445566778899aabbccddeeff","created":1700000000000,"encrypted":true,"check":"00112233445566778899aabbccddeeff"}"#;
+const POINT: &str = r#"{"format":0,"point":{"id":"01010101010101010101010101010101","source":"vm","time":1700000000000,"sequence":3,"kind":"express-full","consistency":"crash","snapshot_time":null,"base":null,"synchronization":"02020202020202020202020202020202","streams":[{"name":"disk","length":4096}],"counts":{"bytes_changed":1,"bytes_read":2,"bytes_sampled":1,"bytes_sent":3,"bytes_unreadable":0},"bytes_added":77,"sample":{"compared":1,"differed":0},"marks":{"pinned":true,"holds":["lawsuit"]},"provenance":{"host":"a"}},"manifest":"0303030303030303030303030303030303030303030303030303030303030303","epoch":7,"state":{"state":"consistent"},"group":{"id":"01010101010101010101010101010101","members":2}}"#;
+const PAGE: &str = r#"{"format":0,"page":{"entries":[{"sequence":4,"event":"expired","points":["01010101010101010101010101010101"]},{"sequence":5,"event":"marked","point":"01010101010101010101010101010101","marks":{"pinned":true,"holds":["lawsuit"]}},{"sequence":6,"event":"state","source":"vm","state":{"state":"consistent"}},{"sequence":7,"event":"condemned","packs":["0000000000000001-00112233445566778899aabbccddeeff"]}]}}"#;
+const SUMMARY: &str = r#"{"format":0,"page":{"summary":{"sequence":9,"part":0,"parts":1,"points":["01010101010101010101010101010101"],"marks":[],"states":[["vm",{"state":"pending"}]],"condemned":[]}}}"#;
+const HEADER: &str = r#"{"magic":"backstop vault","format":0,"id":"00112233445566778899aabbccddeeff","created":1700000000000,"encrypted":true,"catalog":1,"check":"00112233445566778899aabbccddeeff"}"#;
 const OPEN_SLOT: &str = r#"{"format":0,"id":"0011223344556677","check":"00112233445566778899aabbccddeeff","kind":"open","key":"0505050505050505050505050505050505050505050505050505050505050505"}"#;
 const RAW_SLOT: &str = r#"{"format":0,"id":"0011223344556677","check":"00112233445566778899aabbccddeeff","kind":"raw","sealed":"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f000102030405060708090a0b0c0d0e0f"}"#;
 const PASSPHRASE_SLOT: &str = r#"{"format":0,"id":"0011223344556677","check":"00112233445566778899aabbccddeeff","kind":"passphrase","salt":"00112233445566778899aabbccddeeff","memory_kib":32768,"passes":3,"lanes":1,"sealed":"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f000102030405060708090a0b0c0d0e0f"}"#;

@@ -60,6 +60,7 @@ mod place;
 mod readers;
 mod rebuild;
 mod record;
+mod replicate;
 mod seal;
 mod sealed_blocks;
 mod session;

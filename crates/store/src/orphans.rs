@@ -12,7 +12,7 @@ use crate::catalog_admin;
 use crate::failure;
 use crate::pack::name::PackName;
 use crate::pack::sink::{PackStore, UNFINISHED};
-use crate::place::Place;
+use crate::place::{Place, catalog_folder};
 use crate::record::{self, CleanEpoch, Overridden};
 
 /// Deletes what owners before us began and never finished.
@@ -95,6 +95,26 @@ pub(crate) async fn is_alone(catalog: &Catalog, place: &Place, now: Timestamp) -
     Ok(overridden.is_none_or(|at| now.since(at) > SLEEPER))
 }
 
+/// Deletes catalogs that a rebuild has replaced, when nobody can still mean to
+/// write them.
+async fn sweep_catalogs(place: &Place, clock: &Arc<dyn Clock>) -> Result<()> {
+    if place.catalog == 0 {
+        return Ok(());
+    }
+    for catalog in place.catalogs().await? {
+        if catalog >= place.catalog {
+            continue;
+        }
+        let folder = catalog_folder(catalog);
+        let last = place.last_written(&folder).await?;
+        if last.is_some_and(|last| clock.now().since(last) > SLEEPER) {
+            tracing::info!(folder, "deleting a catalog that was replaced");
+            place.delete_folder(&folder).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Deletes SlateDB's objects that nothing needs any more: each opening leaves
 /// manifests and fences, and its own collector runs only in long-lived
 /// processes.
@@ -122,6 +142,7 @@ pub(crate) async fn tidy(place: &Place, alone: bool, clock: &Arc<dyn Clock>) -> 
         object_store_max_retries: Some(1),
         ..GarbageCollectorOptions::default()
     };
+    sweep_catalogs(place, clock).await?;
     let admin = catalog_admin::admin(place, clock).build();
     catalog_admin::soon(place, admin.run_gc_once(options))
         .await?

@@ -3,7 +3,8 @@
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
-use backstop_core::{Error, Result};
+use backstop_core::{Error, Result, Timestamp};
+use futures::TryStreamExt;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
@@ -24,7 +25,7 @@ pub(crate) fn catalog_folder(number: u32) -> String {
 }
 
 /// The catalog of a folder.
-pub(crate) fn catalog_number(folder: &str) -> Option<u32> {
+fn catalog_number(folder: &str) -> Option<u32> {
     let rest = folder.strip_prefix(CATALOG)?;
     if rest.is_empty() {
         return Some(0);
@@ -244,6 +245,55 @@ impl Place {
         let path = root.join(folder);
         let synced = std::fs::File::open(&path).and_then(|folder| folder.sync_all());
         synced.map_err(|error| failure::of_io(&path, error))
+    }
+
+    /// When an object of a folder was last written; none if it holds nothing.
+    pub(crate) async fn last_written(&self, folder: &str) -> Result<Option<Timestamp>> {
+        let failed = |error| failure::of_store(folder, error);
+        let path = self.path(folder);
+        let mut last = None;
+        let mut objects = self.store.list(Some(&path));
+        while let Some(object) = objects.try_next().await.map_err(failed)? {
+            last = last.max(Some(Timestamp(object.last_modified.timestamp_millis())));
+        }
+        Ok(last)
+    }
+
+    /// Deletes a folder and all that is in it.
+    pub(crate) async fn delete_folder(&self, folder: &str) -> Result<()> {
+        let failed = |error| failure::of_store(folder, error);
+        let path = self.path(folder);
+        let objects: Vec<_> = self
+            .store
+            .list(Some(&path))
+            .try_collect()
+            .await
+            .map_err(failed)?;
+        for object in objects {
+            match self.store.delete(&object.location).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        match self
+            .folder
+            .as_ref()
+            .map(|root| std::fs::remove_dir_all(root.join(folder)))
+        {
+            Some(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(failure::of_io(FilePath::new(folder), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The catalogs that there are, by their folders.
+    pub(crate) async fn catalogs(&self) -> Result<Vec<u32>> {
+        let folders = self.folders().await?;
+        Ok(folders
+            .iter()
+            .filter_map(|name| catalog_number(name))
+            .collect())
     }
 
     /// The names of the folders of the vault.

@@ -176,6 +176,7 @@ impl ProtectionService for TestService {
                 time: Timestamp(0),
                 // Who commits again is told what was.
                 state: before.after(event).unwrap_or(ReplicaState::Consistent),
+                marks: backstop_core::Marks::default(),
                 state_before: before,
                 facts: commit.facts,
             });

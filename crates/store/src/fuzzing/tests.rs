@@ -61,6 +61,7 @@ fn seeds_are_valid() {
                 "unfinished" => record::decode::<UnfinishedEntry>("", &bytes).is_ok(),
                 "slots" => record::decode::<CountedSlots>("", &bytes).is_ok(),
                 "pack" => record::decode::<PackRecord>("", &bytes).is_ok(),
+                "page" | "summary" => record::decode::<PageRecord>("", &bytes).is_ok(),
                 _ => record::decode::<PointRecord>("", &bytes).is_ok(),
             },
             "vault_header" => VaultHeader::decode(&bytes).is_ok(),

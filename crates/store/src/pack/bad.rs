@@ -34,6 +34,10 @@ impl Bad {
         self.frames.remove(frame);
     }
 
+    pub(super) fn all(&self) -> impl Iterator<Item = &(Content, ChunkDigest)> {
+        self.frames.iter()
+    }
+
     pub(super) fn contains(&self, frame: &(Content, ChunkDigest)) -> bool {
         self.frames.contains(frame)
     }

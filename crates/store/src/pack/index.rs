@@ -199,6 +199,19 @@ impl Index {
         self.lock().is_bad(content, digest)
     }
 
+    /// The frames that are known to be unreadable, in order.
+    pub(crate) fn bad_frames(&self) -> Vec<(Content, ChunkDigest)> {
+        let state = self.lock();
+        let mut bad: Vec<_> = state
+            .bad
+            .all()
+            .filter(|frame| !state.pending.contains_key(*frame))
+            .copied()
+            .collect();
+        bad.sort_unstable();
+        bad
+    }
+
     /// Whether any of these frames stands in a pack that is not durable yet.
     pub(crate) fn any_pending(&self, content: Content, digests: &[ChunkDigest]) -> bool {
         let state = self.lock();

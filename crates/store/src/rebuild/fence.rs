@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use backstop_core::{Error, ErrorKind, Result};
 
-use crate::place::{Place, catalog_folder, catalog_number};
+use crate::place::{Place, catalog_folder};
 
 /// The fences of all catalogs but one, each with the number of its log.
 #[derive(Debug)]
@@ -17,15 +17,6 @@ pub(super) struct Fences(BTreeMap<u32, Option<u64>>);
 
 /// How often it is tried to come before an owner that still writes.
 const TRIES: usize = 16;
-
-/// The catalogs that there are, by their folders.
-async fn catalogs(place: &Place) -> Result<Vec<u32>> {
-    let folders = place.folders().await?;
-    Ok(folders
-        .iter()
-        .filter_map(|name| catalog_number(name))
-        .collect())
-}
 
 /// The number of the newest log of a catalog; none if it has none left.
 async fn newest_log(place: &Place, catalog: u32) -> Result<Option<u64>> {
@@ -44,7 +35,7 @@ fn logs(catalog: u32) -> String {
 impl Fences {
     /// Fences all catalogs that there are; gives the number of a new one too.
     pub(super) async fn put(place: &Place) -> Result<(Self, u32)> {
-        let there = catalogs(place).await?;
+        let there = place.catalogs().await?;
         let next = there
             .iter()
             .max()
@@ -60,9 +51,21 @@ impl Fences {
         Ok((Self(fences), next))
     }
 
+    /// Deletes the catalogs of rebuilds that were interrupted: those after the
+    /// one that counted before. Who wakes and goes on with one finds, before it
+    /// would count, that it is not alone.
+    pub(super) async fn sweep(&self, place: &Place, before: u32, own: u32) -> Result<()> {
+        for catalog in self.0.keys() {
+            if *catalog > before && *catalog != own {
+                place.delete_folder(&catalog_folder(*catalog)).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Fails if somebody has come past a fence since.
     pub(super) async fn check(&self, place: &Place, own: u32) -> Result<()> {
-        for catalog in catalogs(place).await? {
+        for catalog in place.catalogs().await? {
             if catalog == own {
                 continue;
             }

@@ -70,6 +70,7 @@ impl Unlocked {
         options: &RebuildOptions,
         monitor: &dyn Monitor,
     ) -> Result<(DedupStore, RebuildReport)> {
+        // With the catalog that counted before.
         let place = self.place.clone();
         let ownership = self.take().await?;
         let (fences, number) = match Fences::put(&place).await {
@@ -83,7 +84,12 @@ impl Unlocked {
         self.header = self.header.with_catalog(number, &self.seal)?;
         let store = self.own_with(ownership).await?;
         match rebuild(&store, &fences, options, monitor).await {
-            Ok(report) => Ok((store, report)),
+            Ok(report) => {
+                if let Err(error) = fences.sweep(&place, place.catalog, number).await {
+                    tracing::warn!(vault = %place.name, %error, "an old catalog stays");
+                }
+                Ok((store, report))
+            }
             Err(error) => {
                 if let Err(error) = store.close().await {
                     tracing::debug!(%error, "the new catalog could not be closed");

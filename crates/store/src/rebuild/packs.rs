@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 
 use crate::catalog::{Batch, NEXT_PACK, PACKS, numbered_key};
 use crate::failure;
-use crate::ledger::{self, Page};
+use crate::ledger::{Page, PageRecord};
 use crate::pack::frame::Content;
 use crate::pack::index::{Location, Pack};
 use crate::pack::name::{PackKind, PackName};
@@ -217,7 +217,8 @@ pub(super) async fn records(
             record.frame = Some(digest);
             points.push(record);
         } else {
-            pages.push((digest, ledger::decode(&plain)?));
+            let page: PageRecord = record::decode("a page of the ledger", &plain)?;
+            pages.push((digest, page.page));
         }
     }
     Ok((points, pages))

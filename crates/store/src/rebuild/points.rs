@@ -94,7 +94,11 @@ pub(super) fn decide(records: Vec<PointRecord>, pages: &[Page]) -> Decided {
             decided.uncommitted.push(record);
         } else {
             told(&record.point.source, sequence, &record.state);
-            record.point.marks = marks.remove(&id).unwrap_or_default();
+            // Those that it was committed with, if none were set later.
+            let set = marks.remove(&id);
+            if set.is_some() || sequence < since {
+                record.point.marks = set.unwrap_or_default();
+            }
             decided.points.push(record);
         }
     }

@@ -140,6 +140,7 @@ async fn commit(store: &DedupStore, session: &Session) -> PointId {
         id: PointId::from_bytes([id; 16]),
         time: Timestamp(1),
         facts: PointFacts::new(begin.kind),
+        marks: backstop_core::Marks::default(),
         state_before,
         state: ReplicaState::Consistent,
     };

@@ -122,6 +122,7 @@ pub(crate) fn new_point(random: &mut fastrand::Rng, begin: &StoreBegin) -> NewPo
         id: PointId::from_bytes(random.u128(..).to_be_bytes()),
         time: Timestamp(1_700_000_000_000),
         facts: PointFacts::new(begin.kind),
+        marks: backstop_core::Marks::default(),
         state_before: match begin.base {
             None => ReplicaState::Pending,
             Some(_) => ReplicaState::Consistent,

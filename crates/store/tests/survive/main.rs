@@ -35,6 +35,7 @@ mod readers;
 mod reading;
 mod rebuilding;
 mod replay;
+mod replicating;
 mod resume;
 #[path = "../../../../tests/rights/mod.rs"]
 mod rights;

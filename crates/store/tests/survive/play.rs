@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use backstop_core::{
-    ByteOffset, ErrorKind, FoldOptions, Maintenance, NoMonitor, PointId, Recovery, RecoveryStore,
-    StreamName,
+    ByteOffset, ErrorKind, FoldOptions, Maintenance, NoMonitor, PointId, RebuildOptions, Recovery,
+    RecoveryStore, StreamName,
 };
 use backstop_store::{DedupStore, DedupStoreBuilder};
 
@@ -39,6 +39,11 @@ pub(crate) enum Step {
     Crash,
     /// The vault is closed and opened again.
     Reopen,
+    /// The vault is closed, and its index and catalog are made anew from its
+    /// packs.
+    Rebuild,
+    /// The same after the process died: what came into no pack is lost.
+    RebuildAfterCrash,
 }
 
 /// A vault and the machines that it protects.
@@ -181,12 +186,47 @@ impl<B: Fn() -> DedupStoreBuilder> Play<B> {
                 self.vault().close().await.unwrap();
                 self.crash().await;
             }
+            Step::Rebuild => {
+                self.vault().close().await.unwrap();
+                self.rebuild().await;
+                self.check().await;
+            }
+            Step::RebuildAfterCrash => {
+                self.rebuild().await;
+                self.expire_again().await;
+                self.check().await;
+            }
         }
     }
 
     async fn collect(&self) {
         let report = self.history.collect(&self.vault()).await.unwrap();
         assert_eq!(report.unreadable.count, 0, "{report:?}");
+    }
+
+    async fn rebuild(&mut self) {
+        self.opened.clear();
+        self.vault = None;
+        let options = RebuildOptions::default();
+        let rebuilt = (self.builder)().rebuild(&options, &NoMonitor).await;
+        let (vault, report) = rebuilt.unwrap();
+        assert!(report.lost.is_empty(), "{report:?}");
+        assert_eq!(report.unreadable.count, 0, "{report:?}");
+        self.vault = Some(vault);
+    }
+
+    /// Points come back of which no page of the ledger tells yet that they had
+    /// expired; whole or not, they go again.
+    async fn expire_again(&self) {
+        let known = self.history.known().points;
+        for machine in &self.machines {
+            let points = self.vault().points(&machine.name).await.unwrap();
+            let back = points.iter().map(|point| point.id);
+            let back: Vec<_> = back
+                .filter(|id| known.iter().all(|kept| kept.id != *id))
+                .collect();
+            self.vault().expire(&back).await.unwrap();
+        }
     }
 
     /// Checks all that was ever reported.

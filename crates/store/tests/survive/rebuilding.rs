@@ -308,7 +308,8 @@ async fn with_copies(place: &Path, seed: u64) -> (DedupStore, History) {
     let vault = at(place).create().await.unwrap();
     let mut machines = ["a", "b"].map(|name| Machine::new(name, 80_000));
     machines[0].write(&mut random, 0, 60_000);
-    machines[1].bytes = machines[0].bytes.clone();
+    let [first, second] = &mut machines;
+    second.bytes.clone_from(&first.bytes);
     let mut begins = Vec::new();
     for machine in &machines {
         let begin = machine.begin(&mut random);

@@ -149,6 +149,7 @@ impl Rig {
             id: PointId::from_bytes(self.identity()),
             time: self.now,
             facts: PointFacts::new(PointKind::Initial),
+            marks: crate::Marks::default(),
             state_before: self.state(&run.begin.source).await,
             state: ReplicaState::Consistent,
         }
