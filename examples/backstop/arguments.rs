@@ -7,6 +7,7 @@ use backstop::MOST_SAMPLE_SLICES;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::other::{OtherVault, ReplicateArguments};
 use crate::point_reference::PointReference;
 
 const ABOUT: &str =
@@ -169,6 +170,12 @@ pub enum Command {
     Verify(VerifyArguments),
     /// Make the index and the catalog anew from the packs, if they are damaged or gone
     Rebuild(RebuildArguments),
+    /// Copy recovery points to another vault: what that one lacks
+    Replicate(ReplicateArguments),
+    /// Tell whether another vault holds the same recovery points
+    Compare(OtherVault),
+    /// Verify, and take from another vault what is damaged
+    Heal(OtherVault),
     /// Keep a recovery point whatever the policy says
     Pin {
         /// The recovery point
@@ -211,6 +218,8 @@ impl Command {
                 | Self::Points { .. }
                 | Self::Restore(_)
                 | Self::Diff { .. }
+                | Self::Replicate(_)
+                | Self::Compare(_)
                 | Self::Verify(VerifyArguments { beside: true, .. })
                 | Self::Key(KeyCommand::List)
                 | Self::Stats

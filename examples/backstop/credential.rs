@@ -18,18 +18,31 @@ const LONGEST_FILE: usize = 4096;
 /// Reads the credential that the arguments name. A file goes before the
 /// environment; without either, the vault is one that is not encrypted.
 pub fn credential(arguments: &VaultArguments) -> Result<Credential> {
-    if let Some(path) = &arguments.key_file {
+    credential_of(
+        arguments.key_file.as_deref(),
+        arguments.passphrase_file.as_deref(),
+        PASSPHRASE,
+    )
+}
+
+/// The same of a key file, a passphrase file, or a variable.
+pub fn credential_of(
+    key_file: Option<&Path>,
+    passphrase_file: Option<&Path>,
+    variable: &str,
+) -> Result<Credential> {
+    if let Some(path) = key_file {
         return key(path, &read(path)?);
     }
-    if let Some(path) = &arguments.passphrase_file {
+    if let Some(path) = passphrase_file {
         return passphrase(path);
     }
-    match std::env::var(PASSPHRASE) {
+    match std::env::var(variable) {
         Ok(passphrase) => {
-            Credential::passphrase(passphrase).map_err(|error| error.within(PASSPHRASE))
+            Credential::passphrase(passphrase).map_err(|error| error.within(variable))
         }
         Err(std::env::VarError::NotPresent) => Ok(Credential::None),
-        Err(error) => Err(Error::invalid_input(format!("{PASSPHRASE}: {error}"))),
+        Err(error) => Err(Error::invalid_input(format!("{variable}: {error}"))),
     }
 }
 

@@ -16,6 +16,7 @@ mod interrupt;
 mod keys;
 mod listing;
 mod marking;
+mod other;
 mod output;
 mod point_reference;
 mod progress;
@@ -73,6 +74,11 @@ fn run(arguments: &Arguments, output: Output) -> Ending {
     let work = async |vault: &DedupStore, server: &ProtectionServer| match &arguments.command {
         Command::Init => init(vault, output),
         Command::Key(key) => keys::key(key, vault, output).await,
+        Command::Replicate(arguments) => {
+            Box::pin(other::replicate(arguments, vault, &cpu, output)).await
+        }
+        Command::Compare(with) => other::compare(with, vault, &cpu, output).await,
+        Command::Heal(from) => Box::pin(other::heal(from, vault, server, &cpu, output)).await,
         other => command(other, server, &cpu, output).await,
     };
     let ending = if let Command::Rebuild(how) = &arguments.command {
@@ -102,7 +108,12 @@ async fn command(
     output: Output,
 ) -> Ending {
     match command {
-        Command::Init | Command::Key(_) | Command::Rebuild(_) => Ok(Verdict::Done),
+        Command::Init
+        | Command::Key(_)
+        | Command::Rebuild(_)
+        | Command::Replicate(_)
+        | Command::Compare(_)
+        | Command::Heal(_) => Ok(Verdict::Done),
         Command::Protect(arguments) => protect::protect(arguments, server, cpu, output).await,
         Command::Check {
             name,

@@ -18,4 +18,5 @@ mod retention;
 #[path = "../rights/mod.rs"]
 mod rights;
 mod round_trip;
+mod second;
 mod shapes;
