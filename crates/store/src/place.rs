@@ -11,6 +11,9 @@ use url::Url;
 
 use crate::failure;
 use crate::pack::sink::{ObjectPacks, PackStore};
+use crate::usage::meter::Meter;
+use crate::usage::metered::Metered;
+use crate::usage::metered_packs::MeteredPacks;
 
 /// One prefix of an object store.
 #[derive(Clone, Debug)]
@@ -21,6 +24,8 @@ pub(crate) struct Place {
     pub(crate) folder: Option<PathBuf>,
     /// What the caller called it, for messages.
     pub(crate) name: String,
+    /// Counts what is asked of the store.
+    pub(crate) meter: Arc<Meter>,
 }
 
 impl Place {
@@ -55,6 +60,7 @@ impl Place {
             prefix: Path::default(),
             folder: Some(folder.to_owned()),
             name: folder.display().to_string(),
+            meter: Arc::default(),
         }
     }
 
@@ -70,12 +76,7 @@ impl Place {
             .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
         let options = variables.map(|(key, value)| (key.to_ascii_lowercase(), value));
         let (store, prefix) = object_store::parse_url_opts(url, options).map_err(refused)?;
-        Ok(Self {
-            store: Arc::from(store),
-            prefix,
-            folder: None,
-            name: text.to_owned(),
-        })
+        Ok(Self::metered(Arc::from(store), prefix, text.to_owned()))
     }
 
     /// A prefix of a store that the caller made.
@@ -85,12 +86,18 @@ impl Place {
                 .with_source(error)
         })?;
         let name = format!("{store}/{prefix}");
-        Ok(Self {
-            store,
+        Ok(Self::metered(store, prefix, name))
+    }
+
+    fn metered(store: Arc<dyn ObjectStore>, prefix: Path, name: String) -> Self {
+        let meter = Arc::default();
+        Self {
+            store: Arc::new(Metered::new(store, &prefix, &meter)),
             prefix,
             folder: None,
             name,
-        })
+            meter,
+        }
     }
 
     /// Makes the local folder, if there is one, and sees to it that it is
@@ -126,7 +133,8 @@ impl Place {
             }
             let store = LocalFileSystem::new_with_prefix(folder)
                 .map_err(|error| failure::of_store(&self.name, error))?;
-            self.store = Arc::new(store.with_fsync(true));
+            let store = Arc::new(store.with_fsync(true));
+            self.store = Arc::new(Metered::new(store, &self.prefix, &self.meter));
         }
         Ok(())
     }
@@ -143,9 +151,8 @@ impl Place {
     pub(crate) fn packs(&self) -> Result<Arc<dyn PackStore>> {
         #[cfg(unix)]
         if let Some(folder) = &self.folder {
-            return Ok(Arc::new(crate::pack::local::LocalPacks::new(
-                folder.clone(),
-            )?));
+            let packs = crate::pack::local::LocalPacks::new(folder.clone())?;
+            return Ok(Arc::new(MeteredPacks::new(packs, &self.meter)));
         }
         Ok(Arc::new(ObjectPacks::new(
             Arc::clone(&self.store),

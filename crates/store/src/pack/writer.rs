@@ -19,6 +19,7 @@ use super::table::{self, HEADER_LENGTH, TableEntry};
 use crate::catalog::{Batch, Catalog, NEXT_PACK, PACKS, numbered_key};
 use crate::record::{self, NextPack, PackRecord};
 use crate::seal::Seal;
+use crate::usage::meter::carried;
 
 /// How many full packs are finished at once.
 const FINISHING: usize = 2;
@@ -233,10 +234,10 @@ impl PackWriter {
             return Ok(0);
         }
         let shared = Arc::clone(&self.shared);
-        let appending = tokio::spawn(async move {
+        let appending = tokio::spawn(carried(async move {
             let _hold = hold;
             shared.append(kind, frames).await
-        });
+        }));
         match appending.await {
             Ok(result) => result,
             Err(error) => {
@@ -258,7 +259,7 @@ impl PackWriter {
 async fn run<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    tokio::spawn(work)
+    tokio::spawn(carried(work))
         .await
         .map_err(|error| Error::internal("writing a pack panicked").with_source(error))?
 }
@@ -360,7 +361,7 @@ impl Shared {
             result = result.and(finished(finishing.join_next().await));
         }
         let shared = Arc::clone(self);
-        finishing.spawn(async move { shared.finish(open).await });
+        finishing.spawn(carried(async move { shared.finish(open).await }));
         result
     }
 
@@ -485,6 +486,7 @@ mod tests {
     use super::*;
     use crate::pack::frame::{Content, FrameHeader};
     use crate::pack::sink::ObjectPacks;
+    use crate::place::Place;
     use crate::seal::VaultKey;
     use crate::settings::MemoryBudget;
 
@@ -515,13 +517,8 @@ mod tests {
         let seal = Arc::new(Seal::new(&VaultKey::from_bytes([1; 32])).unwrap());
         let budget = MemoryBudget::default();
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Timestamp(1)));
-        let catalog = Catalog::own(
-            Arc::clone(&objects),
-            Path::from("db"),
-            Arc::clone(&seal),
-            &budget,
-            &clock,
-        );
+        let place = Place::of_store(Arc::clone(&objects), "").unwrap();
+        let catalog = Catalog::own(&place, Arc::clone(&seal), &budget, &clock);
         let catalog = Arc::new(Box::pin(catalog).await.unwrap());
         let store = store(ObjectPacks::new(objects, Path::default()));
         let index = Index::new(
