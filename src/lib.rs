@@ -101,8 +101,9 @@ pub use backstop_server::{
 pub use backstop_source_file::{FileSource, FileTarget, check_extents, read_extents_file};
 #[cfg(feature = "store")]
 pub use backstop_store::{
-    Credential, DedupStore, DedupStoreBuilder, KeySlotInfo, KeySlotKind, MemoryBudget, Takeover,
-    VaultSettings,
+    Amount, Credential, DedupStore, DedupStoreBuilder, Gigabyte, KeySlotInfo, KeySlotKind,
+    MemoryBudget, MonthUsage, ObjectKind, Operation, Price, PriceList, Requests, StoreUsage,
+    Stored, Takeover, UsageByOperation, VaultSettings,
 };
 
 /// The programs of the guide are compiled and run, that of the README, which

@@ -48,6 +48,10 @@ pub struct Arguments {
     #[arg(long, global = true)]
     pub json: bool,
 
+    /// Tell on standard error what the run asked of the store
+    #[arg(long, global = true)]
+    pub usage: bool,
+
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -202,8 +206,8 @@ pub enum Command {
         #[arg(long, default_value = "hold")]
         reason: String,
     },
-    /// Count what the vault holds
-    Stats,
+    /// Count what the vault holds, or what it costs
+    Stats(StatsArguments),
     /// List, add, replace or remove what opens the vault
     #[command(subcommand)]
     Key(KeyCommand),
@@ -222,7 +226,7 @@ impl Command {
                 | Self::Compare(_)
                 | Self::Verify(VerifyArguments { beside: true, .. })
                 | Self::Key(KeyCommand::List)
-                | Self::Stats
+                | Self::Stats(_)
         )
     }
 
@@ -283,6 +287,17 @@ pub struct ProtectArguments {
     /// How many unchanged slices to read and compare, so that wrong extents are found, at most 65536 [default: 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(MOST_SAMPLE_SLICES)))]
     pub sample: Option<u32>,
+}
+
+/// What to count.
+#[derive(Debug, Args)]
+pub struct StatsArguments {
+    /// Tell what is stored and what was asked of the store, by month and operation
+    #[arg(long)]
+    pub cost: bool,
+    /// A price list (JSON), to tell what that costs
+    #[arg(long, value_name = "FILE", requires = "cost")]
+    pub prices: Option<PathBuf>,
 }
 
 /// What to bring back, and where to.

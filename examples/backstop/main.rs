@@ -6,6 +6,7 @@
 mod arguments;
 mod chosen;
 mod collect;
+mod cost;
 mod credential;
 mod defect;
 mod diff;
@@ -79,14 +80,17 @@ fn run(arguments: &Arguments, output: Output) -> Ending {
         }
         Command::Compare(with) => other::compare(with, vault, &cpu, output).await,
         Command::Heal(from) => Box::pin(other::heal(from, vault, server, &cpu, output)).await,
+        Command::Stats(stats) if stats.cost => {
+            cost::cost(stats.prices.as_deref(), vault, output).await
+        }
         other => command(other, server, &cpu, output).await,
     };
     let ending = if let Command::Rebuild(how) = &arguments.command {
         let rebuilding = rebuild::rebuild(how, &arguments.vault, cpu.clone(), output);
         runtime.block_on(rebuilding)
     } else {
-        let access = access(&arguments.command);
-        runtime.block_on(with_vault(&arguments.vault, access, cpu.clone(), work))
+        let opening = (access(&arguments.command), arguments.usage);
+        runtime.block_on(with_vault(&arguments.vault, opening, cpu.clone(), work))
     };
     // After an interrupt nobody waits for a disk that may be stuck.
     runtime.shutdown_background();
@@ -122,7 +126,7 @@ async fn command(
         } => protect::check(name, image, *verify, server, cpu, output).await,
         Command::Sources => listing::sources(server, output).await,
         Command::Points { name } => listing::points(name, server, output).await,
-        Command::Stats => listing::stats(server, output).await,
+        Command::Stats(_) => listing::stats(server, output).await,
         Command::Restore(arguments) => restore::restore(arguments, server, output).await,
         Command::Diff { from, to } => diff::diff(from, to, server, output).await,
         Command::Expire(arguments) => expire::expire(arguments, server, output).await,

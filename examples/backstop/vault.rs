@@ -6,6 +6,7 @@ use backstop::{
 };
 
 use crate::arguments::VaultArguments;
+use crate::cost;
 use crate::credential::credential;
 use crate::ending::{Ending, Stop};
 use crate::interrupt::{close, patience, unless_interrupted};
@@ -24,10 +25,10 @@ pub enum Access {
 
 /// Opens the vault, does the work, and closes the vault in any case. An
 /// interrupt stops the work where it is: what was not committed is not
-/// visible.
+/// visible. In the end it tells what was asked of the store, if that is wanted.
 pub async fn with_vault(
     arguments: &VaultArguments,
-    access: Access,
+    (access, tells_usage): (Access, bool),
     cpu: CpuPool,
     work: impl AsyncFnOnce(&DedupStore, &ProtectionServer) -> Ending,
 ) -> Ending {
@@ -44,6 +45,9 @@ pub async fn with_vault(
         // Everything that was reported is safe; only the next opening has
         // more to do.
         warn(error.within("the vault was not closed properly"));
+    }
+    if tells_usage {
+        warn(cost::line(&vault.usage()));
     }
     ending
 }

@@ -8,6 +8,7 @@
 #![allow(unreachable_pub, reason = "a test: nobody else reaches its modules")]
 
 mod bad_input;
+mod cost;
 mod damage;
 mod disks;
 mod inside;

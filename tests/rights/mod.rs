@@ -7,6 +7,8 @@
     reason = "each test program uses some of it, and says what it skips"
 )]
 
+pub(crate) mod server;
+
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};

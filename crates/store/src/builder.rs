@@ -24,6 +24,9 @@ use crate::record::{self, Counters, NextPack};
 use crate::seal::{Seal, VaultKey};
 use crate::session::StreamCount;
 use crate::settings::VaultSettings;
+use crate::usage::Operation;
+use crate::usage::meter::Meter;
+use crate::usage::months::Keeping;
 use crate::vault::{self, Sessions, Vault};
 
 pub(crate) const HEADER: &str = "vault.json";
@@ -111,6 +114,11 @@ impl DedupStoreBuilder {
     /// one; [`ErrorKind::InvalidInput`] if the place is none; those of the
     /// store.
     pub async fn create(self) -> Result<DedupStore> {
+        let meter = self.meter();
+        meter.during(Operation::Open, self.make()).await
+    }
+
+    async fn make(self) -> Result<DedupStore> {
         let Self { place, options } = self;
         let mut place = place?;
         place.make()?;
@@ -158,8 +166,9 @@ impl DedupStoreBuilder {
     /// newer format; [`ErrorKind::Corrupt`] if a log of the catalog is missing,
     /// since what is written then would hide what it held for ever.
     pub async fn open(self) -> Result<DedupStore> {
-        let unlocked = self.unlock().await?;
-        Box::pin(unlocked.own()).await
+        let meter = self.meter();
+        let opening = async { Box::pin(self.unlock().await?.own()).await };
+        meter.during(Operation::Open, opening).await
     }
 
     /// Opens a vault beside its owner, for listing, reading and counting.
@@ -168,8 +177,15 @@ impl DedupStoreBuilder {
     /// As [`open`](Self::open), but never [`ErrorKind::Locked`]; a log that is
     /// missing is told by [`DedupStore::missing_log`].
     pub async fn open_read_only(self) -> Result<DedupStore> {
-        let unlocked = self.unlock().await?;
-        Box::pin(unlocked.read()).await
+        let meter = self.meter();
+        let opening = async { Box::pin(self.unlock().await?.read()).await };
+        meter.during(Operation::Open, opening).await
+    }
+
+    /// Counts what opening takes.
+    pub(crate) fn meter(&self) -> Arc<Meter> {
+        let place = self.place.as_ref();
+        place.map_or_else(|_| Arc::default(), |place| Arc::clone(&place.meter))
     }
 
     /// Reads the vault's header and opens one of its key slots.
@@ -440,6 +456,7 @@ impl Unlocked {
             Arc::clone(&codecs),
             settings.memory.nodes,
         );
+        let keeping = Keeping::since(clock.now());
         let (ownership, next_sequence, ledger) = match owned {
             Some(owned) => {
                 let counters = owned.counters;
@@ -477,6 +494,7 @@ impl Unlocked {
             streams: StreamCount::default(),
             sessions: Sessions::default(),
             doubtful: false.into(),
+            keeping: keeping.into(),
         })
     }
 }

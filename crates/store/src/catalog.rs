@@ -21,6 +21,7 @@
 //! "x"                                   when an owner was last overridden (JSON)
 //! "v"                                   the pack that is verified next (JSON)
 //! "s"                                   the key slots that count (JSON)
+//! "q" month, as 2026-11                 what was asked of the store (JSON)
 //! ```
 
 use std::sync::Arc;
@@ -59,6 +60,7 @@ pub(crate) const FOLDED: u8 = b'f';
 pub(crate) const CONDEMNED: u8 = b'd';
 pub(crate) const EVENTS: u8 = b'l';
 pub(crate) const LEDGER: &[u8] = b"h";
+pub(crate) const USAGE: u8 = b'q';
 pub(crate) const COUNTERS: &[u8] = b"n";
 pub(crate) const NEXT_PACK: &[u8] = b"m";
 pub(crate) const CLEAN_EPOCH: &[u8] = b"e";
@@ -78,6 +80,7 @@ const WAL_BYTES_WORTH_A_MEMTABLE: u64 = 1 << 20;
 /// A vault's catalog, opened as its owner or beside it.
 pub(crate) struct Catalog {
     db: Handle,
+    clock: Arc<CatalogClock>,
     seal: Arc<Seal>,
     written: std::sync::atomic::AtomicU64,
     /// Which of the vault's catalogs it is.
@@ -95,15 +98,40 @@ impl std::fmt::Debug for Catalog {
     }
 }
 
-/// How often it is looked whether there is something to compact.
-const COMPACTION_POLL: Duration = Duration::from_secs(2);
+/// How often it is looked what compaction has done. It and the next are no
+/// intervals of anything else in SlateDB: what polls is known by them.
+const MANIFEST_POLL: Duration = Duration::from_secs(12);
 
-fn settings(budget: &MemoryBudget) -> Settings {
+/// How often SlateDB does what costs requests.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// Commits flush by themselves, and logs that have grown; this bounds how
+    /// long what is written between waits.
+    flush: Duration,
+    /// How often it is looked whether there is something to compact.
+    compaction: Duration,
+}
+
+impl Pace {
+    /// Local files cost nothing to look at. Elsewhere each flush is a put and
+    /// each look some gets; index entries are at most a few hundred KB a second
+    /// there, of which compaction takes eight tables of 1 MiB at a time.
+    fn of(place: &Place) -> Self {
+        let (flush, compaction) = match place.folder {
+            Some(_) => (1, 2),
+            None => (10, 8),
+        };
+        Self {
+            flush: Duration::from_secs(flush),
+            compaction: Duration::from_secs(compaction),
+        }
+    }
+}
+
+fn settings(budget: &MemoryBudget, pace: Pace) -> Settings {
     Settings {
-        // Commits flush by themselves; this bounds what a long
-        // synchronization leaves to replay.
-        flush_interval: Some(Duration::from_secs(1)),
-        manifest_poll_interval: Duration::from_secs(10),
+        flush_interval: Some(pace.flush),
+        manifest_poll_interval: MANIFEST_POLL,
         manifest_update_timeout: Duration::from_secs(30),
         max_unflushed_bytes: budget.catalog_unflushed,
         l0_sst_size_bytes: budget.catalog_unflushed / 2,
@@ -113,11 +141,11 @@ fn settings(budget: &MemoryBudget) -> Settings {
         l0_max_ssts_per_key: 8,
         compactor_options: Some(CompactorOptions {
             // Who writes waits when there are too many of them.
-            poll_interval: COMPACTION_POLL,
+            poll_interval: pace.compaction,
             max_concurrent_compactions: 1,
             object_store_max_retries: Some(RETRIES),
             worker: Some(CompactionWorkerOptions {
-                compactions_poll_interval: COMPACTION_POLL,
+                compactions_poll_interval: pace.compaction,
                 max_sst_size: 16 << 20,
                 // What it reads ahead is for each of its sources, of which
                 // there are up to eight.
@@ -132,6 +160,14 @@ fn settings(budget: &MemoryBudget) -> Settings {
         object_store_max_retries: Some(RETRIES),
         ..Settings::default()
     }
+}
+
+/// So many tables, or runs of merged ones, are merged; no fewer.
+const MERGED: usize = 4;
+
+fn is_crowded(db: &Db) -> bool {
+    let manifest = db.manifest();
+    manifest.l0().len() >= MERGED || manifest.compacted().len() >= MERGED
 }
 
 /// The latest time that SlateDB was told when it made a table, in milliseconds.
@@ -156,6 +192,9 @@ const WRITE_PATIENCE: Duration = Duration::from_mins(2);
 
 /// How long a reader waits to say goodbye.
 const READER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a reader looks for what the owner has written since.
+const READER_POLL: Duration = Duration::from_secs(30);
 
 /// How often SlateDB repeats a failed request before it gives up: a full disk
 /// must be told, not waited for.
@@ -186,20 +225,26 @@ impl Catalog {
         budget: &MemoryBudget,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self> {
-        let clock = CatalogClock::new(Arc::clone(clock));
-        let path = place.path(&place.catalog_folder());
-        let db = Db::builder(path, Arc::clone(&place.store))
-            .with_settings(settings(budget))
-            .with_system_clock(Arc::clone(&clock) as _)
-            .with_db_cache(cache(budget.catalog_cache), 1)
-            .with_block_transformer(Arc::new(SealedBlocks::new(Arc::clone(&seal))))
-            .build()
-            .await
-            .map_err(|error| failure::of_catalog("opening the vault", error))?;
+        let pace = Pace::of(place);
+        let polls = vec![MANIFEST_POLL, pace.compaction];
+        let clock = CatalogClock::with_polls(Arc::clone(clock), polls);
+        let db = Db::builder(
+            place.path(&place.catalog_folder()),
+            Arc::clone(&place.store),
+        )
+        .with_settings(settings(budget, pace))
+        .with_system_clock(Arc::clone(&clock) as _)
+        .with_db_cache(cache(budget.catalog_cache), 1)
+        .with_block_transformer(Arc::new(SealedBlocks::new(Arc::clone(&seal))))
+        .build()
+        .await
+        .map_err(|error| failure::of_catalog("opening the vault", error))?;
         clock.raise(tables_tick(&db.manifest()));
+        clock.tell_crowded(is_crowded(&db));
         clock.raise(written_tick(db.get_key_value(TIME).await)?);
         Ok(Self {
             db: Handle::Owner(db),
+            clock,
             seal,
             written: 0.into(),
             number: place.catalog,
@@ -221,19 +266,18 @@ impl Catalog {
             clock.raise(tables_tick(manifest));
         }
         let open = |mode| {
-            DbReader::builder(
-                place.path(&place.catalog_folder()),
-                Arc::clone(&place.store),
-            )
-            .with_reader_mode(mode)
-            .with_system_clock(Arc::clone(&clock) as _)
-            .with_options(DbReaderOptions {
-                object_store_max_retries: Some(RETRIES),
-                ..DbReaderOptions::default()
-            })
-            .with_db_cache(cache(budget.catalog_cache), 1)
-            .with_block_transformer(Arc::new(SealedBlocks::new(Arc::clone(&seal))))
-            .build()
+            let path = place.path(&place.catalog_folder());
+            DbReader::builder(path, Arc::clone(&place.store))
+                .with_reader_mode(mode)
+                .with_system_clock(Arc::clone(&clock) as _)
+                .with_options(DbReaderOptions {
+                    manifest_poll_interval: READER_POLL,
+                    object_store_max_retries: Some(RETRIES),
+                    ..DbReaderOptions::default()
+                })
+                .with_db_cache(cache(budget.catalog_cache), 1)
+                .with_block_transformer(Arc::new(SealedBlocks::new(Arc::clone(&seal))))
+                .build()
         };
         let mut opened = open(DbReaderMode::ManagedCheckpoint).await;
         if let Err(error) = &opened
@@ -249,6 +293,7 @@ impl Catalog {
         clock.raise(written_tick(reader.get_key_value(TIME).await)?);
         Ok(Self {
             db: Handle::Reader(Box::new(reader)),
+            clock,
             seal,
             written: 0.into(),
             number: place.catalog,
@@ -315,6 +360,7 @@ impl Catalog {
         if batch.bytes == 0 {
             return Ok(());
         }
+        let _changing = self.clock.changing();
         batch.put(TIME, b"");
         self.written
             .fetch_add(batch.bytes, std::sync::atomic::Ordering::Relaxed);
@@ -327,6 +373,7 @@ impl Catalog {
                  see that the store takes writes and has space, then open the vault again",
             )
         })?;
+        self.clock.tell_crowded(is_crowded(db));
         written
             .map(drop)
             .map_err(|error| failure::of_catalog("writing the catalog", error))
@@ -338,6 +385,7 @@ impl Catalog {
         let Handle::Owner(db) = &self.db else {
             return Err(read_only());
         };
+        let _changing = self.clock.changing();
         let flushing = db.flush_with_options(FlushOptions {
             flush_type: FlushType::Wal,
         });
@@ -354,6 +402,7 @@ impl Catalog {
     /// Closes it, all writes durable. `fold` writes what stands only in logs
     /// into a table, so that the logs can go.
     pub(crate) async fn close(&self, fold: bool) -> Result<()> {
+        let _changing = self.clock.changing();
         let closed = match &self.db {
             Handle::Owner(db) => {
                 let written = self.written.load(std::sync::atomic::Ordering::Relaxed);
@@ -456,6 +505,10 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
     pub(crate) fn put(&mut self, key: &[u8], value: &[u8]) {
         // SlateDB keeps a sequence number and a time with each entry.
         self.bytes += (key.len() + value.len() + 24) as u64;

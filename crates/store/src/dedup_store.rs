@@ -28,6 +28,7 @@ use crate::place::Place;
 use crate::record::{self, PointRecord, ReplicaEntry};
 use crate::session::Session;
 use crate::start::check_streams;
+use crate::usage::{Operation, StoreUsage, months};
 use crate::vault::Vault;
 
 /// A deduplicating, sealed vault of recovery points: one prefix of an object
@@ -117,6 +118,14 @@ impl DedupStore {
         self.vault.missing_log.as_deref()
     }
 
+    /// What was asked of the object store since the vault was opened, by this
+    /// handle and its clones. Local files count as an object store would. While
+    /// an operation is under way, or just when one ends, requests may still
+    /// come; take the difference of two of these when all is quiet.
+    pub fn usage(&self) -> StoreUsage {
+        self.vault.place.meter.usage()
+    }
+
     /// Closes the vault. What was not committed is given up. Now and then it
     /// also tidies the catalog, which may take some seconds; if that fails, it
     /// is told by `tracing` and done another time.
@@ -125,6 +134,12 @@ impl DedupStore {
     /// If the catalog could not be made durable, or the ownership not be given
     /// back; everything that was committed is durable, in any case.
     pub async fn close(&self) -> Result<()> {
+        let meter = &self.vault.place.meter;
+        let closing = Box::pin(self.close_marked());
+        meter.during(Operation::Close, closing).await
+    }
+
+    async fn close_marked(&self) -> Result<()> {
         let vault = &self.vault;
         let closed = self.close_catalog().await;
         if let Some(registration) = &vault.registration
@@ -157,6 +172,9 @@ impl DedupStore {
             |error| tracing::warn!(vault = %vault.place.name, %error, "the vault is not tidied");
         if finished && let Err(error) = orphans::mark_clean(&vault.catalog, epoch).await {
             untidy(error);
+        }
+        if vault.writer().is_ok() {
+            months::keep_last(vault).await;
         }
         let due = orphans::is_due(epoch);
         let alone = if due {
@@ -206,6 +224,7 @@ impl DedupStore {
 impl RecoveryStore for DedupStore {
     async fn begin(&self, begin: StoreBegin) -> Result<Arc<dyn ReplicaWriter>> {
         let vault = &self.vault;
+        let _beginning = vault.place.meter.begin(Operation::Synchronize);
         vault.writer()?;
         check_streams(&begin)?;
         let _relying = vault.gate.read().await;
@@ -251,14 +270,18 @@ impl RecoveryStore for DedupStore {
 
     async fn commit(&self, points: Vec<NewPoint>) -> Result<Vec<RecoveryPoint>> {
         let vault = Arc::clone(&self.vault);
-        to_its_end(async move { commit::commit(&vault, points).await }).await
+        let meter = Arc::clone(&vault.place.meter);
+        let committing = to_its_end(async move { commit::commit(&vault, points).await });
+        meter.during(Operation::Synchronize, committing).await
     }
 
     async fn committed(&self, id: SynchronizationId) -> Result<Option<RecoveryPoint>> {
+        let _listing = self.vault.place.meter.begin(Operation::List);
         self.vault.committed(id).await
     }
 
     async fn replicas(&self) -> Result<Vec<ReplicaRecord>> {
+        let _listing = self.vault.place.meter.begin(Operation::List);
         let mut replicas = Vec::new();
         let mut entries = self.vault.catalog.scan(&[REPLICAS]).await?;
         while let Some((_, value)) = entries.next().await? {
@@ -276,6 +299,7 @@ impl RecoveryStore for DedupStore {
     }
 
     async fn replica(&self, source: &SourceName) -> Result<Option<ReplicaRecord>> {
+        let _listing = self.vault.place.meter.begin(Operation::List);
         let entry = self.vault.replica_entry(source).await?;
         let unfinished = self.unfinished(source).await?;
         Ok(match entry {
@@ -297,6 +321,7 @@ impl RecoveryStore for DedupStore {
 
     async fn set_state(&self, source: &SourceName, state: ReplicaState) -> Result<()> {
         let (vault, source) = (Arc::clone(&self.vault), source.clone());
+        let _changing = self.vault.place.meter.begin(Operation::Manage);
         to_its_end(async move {
             vault.writer()?;
             let _one = vault.commit.lock().await;
@@ -319,6 +344,7 @@ impl RecoveryStore for DedupStore {
     }
 
     async fn points(&self, source: &SourceName) -> Result<Vec<RecoveryPoint>> {
+        let _listing = self.vault.place.meter.begin(Operation::List);
         let mut points = Vec::new();
         let mut entries = self
             .vault
@@ -333,11 +359,13 @@ impl RecoveryStore for DedupStore {
     }
 
     async fn point(&self, id: PointId) -> Result<RecoveryPoint> {
+        let _listing = self.vault.place.meter.begin(Operation::List);
         Ok(self.vault.point_record(id).await?.point)
     }
 
     async fn open(&self, id: PointId, stream: &StreamName) -> Result<Arc<dyn Recovery>> {
         let read = self.vault.reading.begin();
+        let _opening = self.vault.place.meter.begin(Operation::Restore);
         let map = self.image_map(id, stream).await?;
         let name = format!("{stream} of recovery point {id}");
         let vault = Arc::clone(&self.vault);
@@ -346,6 +374,7 @@ impl RecoveryStore for DedupStore {
 
     async fn documents(&self, id: PointId) -> Result<Vec<Document>> {
         let _read = self.vault.reading.begin();
+        let _reading = self.vault.place.meter.begin(Operation::Restore);
         let record = self.vault.point_record(id).await?;
         let manifest = self.vault.manifest(&record).await?;
         let mut documents = Vec::new();
@@ -381,13 +410,14 @@ impl RecoveryStore for DedupStore {
         to: (PointId, &StreamName),
     ) -> Result<BoxStream<'static, Result<Extent>>> {
         let read = self.vault.reading.begin();
+        let under_way = self.vault.place.meter.begin(Operation::Restore);
         let (from, to) = (
             self.image_map(from.0, from.1).await?,
             self.image_map(to.0, to.1).await?,
         );
         let differences = compare(from, to, Arc::clone(&self.vault.nodes));
         let kept = differences.inspect(move |_| {
-            let _ = &read;
+            let _ = (&read, &under_way);
         });
         Ok(kept.boxed())
     }

@@ -14,6 +14,8 @@ use futures::future::join_all;
 use crate::fetch::read_region;
 use crate::map::tree::{ImageMap, NodeSource, as_leaf};
 use crate::readers::Read;
+use crate::usage::Operation;
+use crate::usage::meter::UnderWay;
 use crate::vault::Vault;
 
 /// An image of a recovery point.
@@ -24,12 +26,14 @@ pub(crate) struct Image {
     name: String,
     /// What it needs is not deleted as long as it is there.
     _read: Read,
+    under_way: UnderWay,
 }
 
 impl Image {
     pub(crate) fn new(vault: Arc<Vault>, map: ImageMap, name: String, read: Read) -> Self {
         Self {
             _read: read,
+            under_way: vault.place.meter.begin(Operation::Restore),
             vault,
             map,
             name,
@@ -102,7 +106,8 @@ impl Recovery for Image {
         for (region, part) in self.regions(range) {
             let map = self.region(region).await?;
             let (start, end) = within(region, part);
-            let found = read_region(&self.vault, &map, start, end).await?;
+            let reading = read_region(&self.vault, &map, start, end);
+            let found = self.under_way.mark(reading).await?;
             let found = shifted(found, part.offset())?;
             whole.data.extend(found.data);
             whole.missing.extend(found.missing);

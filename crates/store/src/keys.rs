@@ -18,6 +18,7 @@ use crate::header::{Credential, KeySlot, VaultHeader};
 use crate::place::Place;
 use crate::record::{self, CountedSlots};
 use crate::seal::{Seal, VaultKey};
+use crate::usage::Operation;
 use crate::vault::Vault;
 
 /// The folder of key slots.
@@ -285,6 +286,7 @@ impl DedupStore {
     /// # Errors
     /// Those of the store.
     pub async fn key_slots(&self) -> Result<Vec<KeySlotInfo>> {
+        let _listing = self.vault.place.meter.begin(Operation::List);
         list(&self.vault).await
     }
 
@@ -299,6 +301,7 @@ impl DedupStore {
     /// vault over.
     pub async fn add_key(&self, credential: &Credential) -> Result<KeySlotInfo> {
         let vault = &self.vault;
+        let _changing = vault.place.meter.begin(Operation::Manage);
         vault.writer()?;
         check_secret(vault, credential)?;
         let slot = sealed(&vault.cpu, &vault.key, credential).await?;
@@ -315,6 +318,7 @@ impl DedupStore {
     /// such slot.
     pub async fn replace_key(&self, id: &str, credential: &Credential) -> Result<KeySlotInfo> {
         let vault = &self.vault;
+        let _changing = vault.place.meter.begin(Operation::Manage);
         vault.writer()?;
         check_secret(vault, credential)?;
         let slot = sealed(&vault.cpu, &vault.key, credential).await?;
@@ -336,6 +340,7 @@ impl DedupStore {
     /// otherwise as [`add_key`](Self::add_key).
     pub async fn remove_key(&self, id: &str) -> Result<()> {
         let vault = &self.vault;
+        let _changing = vault.place.meter.begin(Operation::Manage);
         vault.writer()?;
         let _one = vault.commit.lock().await;
         let (slots, kind) = find(vault, id).await?;

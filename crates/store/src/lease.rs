@@ -13,6 +13,8 @@ use tokio::task::JoinHandle;
 use crate::failure;
 use crate::place::Place;
 use crate::record;
+use crate::usage::Operation;
+use crate::usage::meter::marked_as;
 
 /// How long a lease speaks for its owner.
 const LEASE: Duration = Duration::from_secs(30);
@@ -106,12 +108,13 @@ impl HeldLease {
     ) -> Result<Self> {
         let name = u64::from_le_bytes(crate::seal::random()?);
         let name = format!("{name:016x}");
-        place.put(NAME, ours(&name, clock.now())?).await?;
-        let renewing = keep(place.clone(), name.clone(), Arc::clone(clock));
+        let version = put(place, ours(&name, clock.now())?, PutMode::Overwrite).await;
+        let version = version.map_err(|error| failure::of_store(NAME, error))?;
+        let renewing = keep(place.clone(), name.clone(), version, Arc::clone(clock));
         Ok(Self {
             name,
             before: before.map(|holder| holder.bytes),
-            renewing: tokio::spawn(renewing),
+            renewing: tokio::spawn(marked_as(Operation::Idle, renewing)),
         })
     }
 
@@ -151,29 +154,62 @@ fn ours(name: &str, now: Timestamp) -> Result<Vec<u8>> {
     })
 }
 
+/// Stores a lease; tells by what it is known from one that is put later.
+async fn put(
+    place: &Place,
+    lease: Vec<u8>,
+    mode: PutMode,
+) -> object_store::Result<Option<UpdateVersion>> {
+    let path = place.path(NAME);
+    let stored = place
+        .store
+        .put_opts(&path, lease.into(), mode.into())
+        .await?;
+    let is_known = stored.e_tag.is_some() || stored.version.is_some();
+    Ok(is_known.then(|| stored.into()))
+}
+
 /// Renews a lease if it is ours, and only if nobody else takes it meanwhile.
-async fn renew(place: &Place, name: &str, clock: &dyn Clock) -> Result<()> {
-    let Some(found) = read(place)
-        .await?
-        .filter(|found| found.lease.holder == name)
-    else {
-        return Ok(());
+/// As long as its version is known, one request does both.
+async fn renew(
+    place: &Place,
+    name: &str,
+    version: &mut Option<UpdateVersion>,
+    clock: &dyn Clock,
+) -> Result<()> {
+    let known = match version.take() {
+        Some(known) => known,
+        None => match read(place).await? {
+            Some(found) if found.lease.holder == name => found.version,
+            _ => return Ok(()),
+        },
     };
     let lease = ours(name, clock.now())?;
-    let options = PutMode::Update(found.version).into();
-    let path = place.path(NAME);
-    match place.store.put_opts(&path, lease.into(), options).await {
-        Ok(_) | Err(object_store::Error::Precondition { .. }) => Ok(()),
+    match put(place, lease, PutMode::Update(known)).await {
+        Ok(stored) => {
+            *version = stored;
+            Ok(())
+        }
+        // Another's now, or ours: what failed before may have happened. The next
+        // time it is read.
+        Err(object_store::Error::Precondition { .. } | object_store::Error::NotFound { .. }) => {
+            Ok(())
+        }
         Err(error) => Err(failure::of_store(NAME, error)),
     }
 }
 
 /// Renews a lease again and again. While it is another's it waits: who takes
 /// over and fails gives it back.
-async fn keep(place: Place, name: String, clock: Arc<dyn Clock>) {
+async fn keep(
+    place: Place,
+    name: String,
+    mut version: Option<UpdateVersion>,
+    clock: Arc<dyn Clock>,
+) {
     loop {
         tokio::time::sleep(RENEWAL).await;
-        if let Err(error) = renew(&place, &name, &*clock).await {
+        if let Err(error) = renew(&place, &name, &mut version, &*clock).await {
             tracing::warn!(vault = %place.name, %error, "the vault's lease could not be renewed");
         }
     }

@@ -25,7 +25,9 @@
 //! `backstop_store_frames` (chunks, map nodes and records in them),
 //! `backstop_store_reads` and `backstop_store_read_bytes` (of packs),
 //! `backstop_store_bad_frames` (found damaged or gone),
-//! `backstop_store_points` (committed).
+//! `backstop_store_points` (committed). `backstop_store_requests` and
+//! `backstop_store_request_bytes` count what the object store is asked, with the
+//! labels `operation`, `object` and `request`; [`DedupStore::usage`] gives the same.
 
 mod builder;
 mod catalog;
@@ -57,6 +59,7 @@ mod orphans;
 mod owner;
 mod pack;
 mod place;
+mod prices;
 mod readers;
 mod rebuild;
 mod record;
@@ -66,6 +69,7 @@ mod sealed_blocks;
 mod session;
 mod settings;
 mod start;
+mod usage;
 mod vault;
 mod verify;
 
@@ -74,4 +78,8 @@ pub use dedup_store::DedupStore;
 pub use header::Credential;
 pub use keys::{KeySlotInfo, KeySlotKind};
 pub use owner::Takeover;
+pub use prices::{Amount, Gigabyte, Price, PriceList};
 pub use settings::{MemoryBudget, VaultSettings};
+pub use usage::months::MonthUsage;
+pub use usage::stored::Stored;
+pub use usage::{ObjectKind, Operation, Requests, StoreUsage, UsageByOperation};

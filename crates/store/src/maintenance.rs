@@ -18,6 +18,8 @@ use crate::folding;
 use crate::ledger::{self, Event, PER_EVENT};
 use crate::pack::name::PackKind;
 use crate::record::{self, PackRecord, PointRecord};
+use crate::usage::Operation;
+use crate::usage::meter::carried;
 use crate::vault::Vault;
 use crate::verify;
 
@@ -26,7 +28,7 @@ use crate::verify;
 pub(crate) async fn to_its_end<T: Send + 'static>(
     change: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    let done = tokio::spawn(change.in_current_span()).await;
+    let done = tokio::spawn(carried(change.in_current_span())).await;
     done.map_err(|error| Error::internal("a change of the catalog panicked").with_source(error))?
 }
 
@@ -82,12 +84,16 @@ async fn mark(vault: &Vault, id: PointId, marks: Marks) -> Result<()> {
 impl Maintenance for DedupStore {
     async fn expire(&self, points: &[PointId]) -> Result<()> {
         let (vault, points) = (Arc::clone(&self.vault), points.to_vec());
-        to_its_end(async move { expire(&vault, &points).await }).await
+        let meter = Arc::clone(&vault.place.meter);
+        let expiring = to_its_end(async move { expire(&vault, &points).await });
+        meter.during(Operation::Manage, expiring).await
     }
 
     async fn mark(&self, point: PointId, marks: Marks) -> Result<()> {
         let vault = Arc::clone(&self.vault);
-        to_its_end(async move { mark(&vault, point, marks).await }).await
+        let meter = Arc::clone(&vault.place.meter);
+        let marking = to_its_end(async move { mark(&vault, point, marks).await });
+        meter.during(Operation::Manage, marking).await
     }
 
     async fn collect(
@@ -95,11 +101,15 @@ impl Maintenance for DedupStore {
         options: &CollectOptions,
         monitor: &dyn Monitor,
     ) -> Result<CollectReport> {
-        Box::pin(collect::collect(&self.vault, options, monitor)).await
+        let collecting = Box::pin(collect::collect(&self.vault, options, monitor));
+        let meter = &self.vault.place.meter;
+        meter.during(Operation::Collect, collecting).await
     }
 
     async fn verify(&self, options: &VerifyOptions, monitor: &dyn Monitor) -> Result<VerifyReport> {
-        Box::pin(verify::verify(&self.vault, options, monitor)).await
+        let verifying = Box::pin(verify::verify(&self.vault, options, monitor));
+        let meter = &self.vault.place.meter;
+        meter.during(Operation::Verify, verifying).await
     }
 
     async fn fold(
@@ -108,10 +118,13 @@ impl Maintenance for DedupStore {
         options: &FoldOptions,
         monitor: &dyn Monitor,
     ) -> Result<FoldReport> {
-        Box::pin(folding::fold(self, source, options, monitor)).await
+        let folding = Box::pin(folding::fold(self, source, options, monitor));
+        let meter = &self.vault.place.meter;
+        meter.during(Operation::Fold, folding).await
     }
 
     async fn statistics(&self) -> Result<VaultStatistics> {
+        let _listing = self.vault.place.meter.begin(Operation::List);
         let catalog = &self.vault.catalog;
         let mut statistics = VaultStatistics::default();
         let mut replicas = catalog.scan(&[REPLICAS]).await?;

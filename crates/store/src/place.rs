@@ -12,6 +12,9 @@ use url::Url;
 
 use crate::failure;
 use crate::pack::sink::{ObjectPacks, PackStore};
+use crate::usage::meter::Meter;
+use crate::usage::metered::Metered;
+use crate::usage::metered_packs::MeteredPacks;
 
 /// The folder of the first catalog, and how those of others begin.
 const CATALOG: &str = "db";
@@ -25,7 +28,7 @@ pub(crate) fn catalog_folder(number: u32) -> String {
 }
 
 /// The catalog of a folder.
-fn catalog_number(folder: &str) -> Option<u32> {
+pub(crate) fn catalog_number(folder: &str) -> Option<u32> {
     let rest = folder.strip_prefix(CATALOG)?;
     if rest.is_empty() {
         return Some(0);
@@ -45,6 +48,8 @@ pub(crate) struct Place {
     pub(crate) name: String,
     /// Which catalog counts, by the vault's header.
     pub(crate) catalog: u32,
+    /// Counts what is asked of the store.
+    pub(crate) meter: Arc<Meter>,
 }
 
 impl Place {
@@ -80,6 +85,7 @@ impl Place {
             folder: Some(folder.to_owned()),
             name: folder.display().to_string(),
             catalog: 0,
+            meter: Arc::default(),
         }
     }
 
@@ -95,13 +101,7 @@ impl Place {
             .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
         let options = variables.map(|(key, value)| (key.to_ascii_lowercase(), value));
         let (store, prefix) = object_store::parse_url_opts(url, options).map_err(refused)?;
-        Ok(Self {
-            store: Arc::from(store),
-            prefix,
-            folder: None,
-            name: text.to_owned(),
-            catalog: 0,
-        })
+        Ok(Self::metered(Arc::from(store), prefix, text.to_owned()))
     }
 
     /// A prefix of a store that the caller made.
@@ -111,13 +111,19 @@ impl Place {
                 .with_source(error)
         })?;
         let name = format!("{store}/{prefix}");
-        Ok(Self {
-            store,
+        Ok(Self::metered(store, prefix, name))
+    }
+
+    fn metered(store: Arc<dyn ObjectStore>, prefix: Path, name: String) -> Self {
+        let meter = Arc::default();
+        Self {
+            store: Arc::new(Metered::new(store, &prefix, &meter)),
             prefix,
             folder: None,
             name,
             catalog: 0,
-        })
+            meter,
+        }
     }
 
     /// Makes the local folder, if there is one, and sees to it that it is
@@ -153,7 +159,8 @@ impl Place {
             }
             let store = LocalFileSystem::new_with_prefix(folder)
                 .map_err(|error| failure::of_store(&self.name, error))?;
-            self.store = Arc::new(store.with_fsync(true));
+            let store = Arc::new(store.with_fsync(true));
+            self.store = Arc::new(Metered::new(store, &self.prefix, &self.meter));
         }
         Ok(())
     }
@@ -180,9 +187,8 @@ impl Place {
     pub(crate) fn packs(&self) -> Result<Arc<dyn PackStore>> {
         #[cfg(unix)]
         if let Some(folder) = &self.folder {
-            return Ok(Arc::new(crate::pack::local::LocalPacks::new(
-                folder.clone(),
-            )?));
+            let packs = crate::pack::local::LocalPacks::new(folder.clone())?;
+            return Ok(Arc::new(MeteredPacks::new(packs, &self.meter)));
         }
         Ok(Arc::new(ObjectPacks::new(
             Arc::clone(&self.store),

@@ -17,6 +17,8 @@ use tokio::task::JoinHandle;
 
 use crate::place::Place;
 use crate::record;
+use crate::usage::Operation;
+use crate::usage::meter::marked_as;
 
 /// Where registrations are.
 pub(crate) const READERS: &str = "readers";
@@ -50,7 +52,7 @@ impl Registration {
         let renewing = keep(place.clone(), object.clone(), Arc::clone(clock));
         Ok(Self {
             object,
-            renewing: tokio::spawn(renewing),
+            renewing: tokio::spawn(marked_as(Operation::Idle, renewing)),
         })
     }
 

@@ -25,6 +25,8 @@ use crate::nodes::NewNodes;
 use crate::pack::frame::PlainFrame;
 use crate::pack::name::PackKind;
 use crate::record::{UnfinishedEntry, UnfinishedStream};
+use crate::usage::Operation;
+use crate::usage::meter::UnderWay;
 use crate::vault::Vault;
 pub(crate) use claims::Claim;
 use claims::Claims;
@@ -80,6 +82,7 @@ pub(crate) struct Session {
     pub(crate) vault: Arc<Vault>,
     pub(crate) begin: StoreBegin,
     pub(crate) is_folding: bool,
+    under_way: UnderWay,
     /// The count of lost packs at its beginning.
     failures: u64,
     nodes: NewNodes,
@@ -200,8 +203,13 @@ impl Session {
         };
         (state.checkpoint, state.durable) = (state.mark(), state.mark());
         let writing = vault.streams.begin(begin.streams.len());
+        let under_way = vault.place.meter.begin(match start.is_folding {
+            true => Operation::Fold,
+            false => Operation::Synchronize,
+        });
         Ok(Self {
             failures,
+            under_way,
             writing,
             vault,
             begin,

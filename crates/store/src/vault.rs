@@ -18,7 +18,7 @@ use crate::nodes::Nodes;
 use crate::owner::Ownership;
 use crate::pack::frame::Content;
 use crate::pack::index::Index;
-use crate::pack::reader::PackReader;
+use crate::pack::reader::{PackReader, SPAN};
 use crate::pack::writer::PackWriter;
 use crate::place::Place;
 use crate::readers::{Reading, Registration};
@@ -26,6 +26,7 @@ use crate::record::{self, PackRecord, PointRecord, ReplicaEntry, UnfinishedEntry
 use crate::seal::{Seal, VaultKey};
 use crate::session::{Session, StreamCount};
 use crate::settings::VaultSettings;
+use crate::usage::months::{self, Keeping};
 
 /// The synchronizations under way.
 pub(crate) type Sessions = SyncMutex<HashMap<SynchronizationId, Arc<Session>>>;
@@ -70,6 +71,8 @@ pub(crate) struct Vault {
     pub(crate) buffers: Vec<(usize, BufferPool)>,
     /// A flush failed: what the catalog shows may not be durable.
     pub(crate) doubtful: AtomicBool,
+    /// What is kept of what was asked of the store.
+    pub(crate) keeping: Mutex<Keeping>,
 }
 
 /// Memory for what is read, by size: for each region in flight what is read of
@@ -79,7 +82,10 @@ pub(crate) fn buffers(cpu: &CpuPool) -> Vec<(usize, BufferPool)> {
     [
         (64 << 10, 16),
         (512 << 10, 2 * keep),
-        (REGION_LENGTH as usize, keep),
+        (
+            usize::try_from(SPAN).unwrap_or(REGION_LENGTH as usize),
+            keep,
+        ),
     ]
     .map(|(capacity, keep)| (capacity, BufferPool::new(capacity, keep)))
     .to_vec()
@@ -121,10 +127,11 @@ impl Vault {
 
     /// Writes a batch and makes it durable. After an error what it changed is
     /// unknown, and the vault has to be opened again.
-    pub(crate) async fn commit_batch(&self, batch: Batch) -> Result<()> {
+    pub(crate) async fn commit_batch(&self, mut batch: Batch) -> Result<()> {
         if self.doubtful.load(Ordering::Acquire) {
             return Err(self.in_doubt());
         }
+        months::keep_if_due(self, &mut batch).await;
         let doubtful = || self.doubtful.store(true, Ordering::Release);
         let written = self.catalog.write(batch).await;
         written.inspect_err(|error| {

@@ -3,7 +3,7 @@
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
-use backstop_core::{ChunkDigest, Codecs, Error, ErrorKind, PooledBuffer, Result};
+use backstop_core::{ChunkDigest, Codecs, Error, ErrorKind, PooledBuffer, REGION_LENGTH, Result};
 use bytes::Bytes;
 use metrics::counter;
 use moka::sync::Cache;
@@ -24,8 +24,9 @@ const WINDOWS_HELD: u64 = 4 << 20;
 /// Frames that are less than this apart are read in one request, in bytes.
 const GAP: u64 = 32 << 10;
 
-/// The longest request for several frames, in bytes.
-const SPAN: u64 = 4 << 20;
+/// The longest request for several frames, in bytes: what a whole region takes
+/// that can't be compressed, with the headers of its frames.
+pub(crate) const SPAN: u64 = REGION_LENGTH as u64 + (64 << 10);
 
 /// Reads frames of durable packs.
 #[derive(Debug)]

@@ -73,8 +73,13 @@ pub(crate) struct ObjectPacks {
     prefix: Path,
 }
 
-/// The size of one part of an upload, in bytes; S3 wants at least 5 MiB.
-const PART_LENGTH: usize = 8 << 20;
+/// The size of one part of an upload but for the last, in bytes. S3 wants at
+/// least 5 MiB, and others all of one size. A pack that has grown a run past 32
+/// MiB goes in three; each pack under way holds one in memory.
+pub(crate) const PART_LENGTH: usize = 12 << 20;
+
+/// How much a part that is gathered grows by, in bytes.
+const GROWTH: usize = 1 << 20;
 
 impl ObjectPacks {
     pub(crate) fn new(store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
@@ -203,12 +208,22 @@ impl ObjectSink {
 #[async_trait]
 impl PackSink for ObjectSink {
     async fn write(&mut self, data: &[u8]) -> Result<()> {
-        self.buffer.extend_from_slice(data);
-        if self.buffer.len() >= PART_LENGTH {
-            self.put_part().await
-        } else {
-            Ok(())
+        let mut rest = data;
+        while !rest.is_empty() {
+            let room = PART_LENGTH - self.buffer.len();
+            let (now, later) = rest.split_at(rest.len().min(room));
+            if self.buffer.capacity() - self.buffer.len() < now.len() {
+                // By as much as there is, but never past a part.
+                let more = self.buffer.len().max(GROWTH).max(now.len());
+                self.buffer.reserve_exact(more.min(room));
+            }
+            self.buffer.extend_from_slice(now);
+            if self.buffer.len() == PART_LENGTH {
+                self.put_part().await?;
+            }
+            rest = later;
         }
+        Ok(())
     }
 
     async fn finish(mut self: Box<Self>) -> Result<()> {

@@ -19,6 +19,7 @@ use super::table::{self, HEADER_LENGTH, TableEntry};
 use crate::catalog::{Batch, Catalog, NEXT_PACK, PACKS, numbered_key};
 use crate::record::{self, NextPack, PackRecord};
 use crate::seal::Seal;
+use crate::usage::meter::carried;
 
 /// How many full packs are finished at once.
 const FINISHING: usize = 2;
@@ -241,10 +242,10 @@ impl PackWriter {
             return Ok(0);
         }
         let shared = Arc::clone(&self.shared);
-        let appending = tokio::spawn(async move {
+        let appending = tokio::spawn(carried(async move {
             let _hold = hold;
             shared.append(kind, frames).await
-        });
+        }));
         match appending.await {
             Ok(result) => result,
             Err(error) => {
@@ -266,7 +267,7 @@ impl PackWriter {
 async fn run<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    tokio::spawn(work)
+    tokio::spawn(carried(work))
         .await
         .map_err(|error| Error::internal("writing a pack panicked").with_source(error))?
 }
@@ -368,7 +369,7 @@ impl Shared {
             result = result.and(finished(finishing.join_next().await));
         }
         let shared = Arc::clone(self);
-        finishing.spawn(async move { shared.finish(open).await });
+        finishing.spawn(carried(async move { shared.finish(open).await }));
         result
     }
 

@@ -28,6 +28,7 @@ use crate::catalog::{self, Batch, CONDEMNED, numbered_key};
 use crate::dedup_store::DedupStore;
 use crate::ledger;
 use crate::record::{self, CondemnedPack, PointRecord, ReplicaEntry};
+use crate::usage::Operation;
 use crate::vault::Vault;
 use fence::Fences;
 use packs::Found;
@@ -59,8 +60,12 @@ impl DedupStoreBuilder {
         options: &RebuildOptions,
         monitor: &dyn Monitor,
     ) -> Result<(DedupStore, RebuildReport)> {
-        let unlocked = self.unlock().await?;
-        Box::pin(unlocked.rebuild(options, monitor)).await
+        let meter = self.meter();
+        let rebuilding = async {
+            let unlocked = self.unlock().await?;
+            Box::pin(unlocked.rebuild(options, monitor)).await
+        };
+        meter.during(Operation::Rebuild, rebuilding).await
     }
 }
 

@@ -12,6 +12,7 @@ use crate::pack::frame::{self, Content};
 use crate::pack::index::Location;
 use crate::pack::name::PackKind;
 use crate::pack::reader::Span;
+use crate::usage::Operation;
 use crate::vault::Vault;
 
 impl DedupStore {
@@ -27,6 +28,12 @@ impl DedupStore {
     /// Those of the stores. That the other vault lacks something, or has it
     /// damaged too, is told.
     pub async fn heal_from(&self, other: &Self) -> Result<HealReport> {
+        let meter = &self.vault.place.meter;
+        let healing = Box::pin(self.take_from(other));
+        meter.during(Operation::Replicate, healing).await
+    }
+
+    async fn take_from(&self, other: &Self) -> Result<HealReport> {
         let vault = &self.vault;
         let writer = vault.writer()?.apart();
         let _read = other.vault.reading.begin();

@@ -28,6 +28,7 @@ use crate::manifest::Entry;
 use crate::map::tree::ImageMap;
 use crate::record::{self, PointRecord};
 use crate::session::Session;
+use crate::usage::Operation;
 use crate::vault::Vault;
 use plan::Plan;
 
@@ -66,6 +67,17 @@ impl DedupStore {
             ));
         }
         to.vault.writer()?;
+        let replicating = Box::pin(self.copy(to, options, monitor));
+        let meter = &self.vault.place.meter;
+        meter.during(Operation::Replicate, replicating).await
+    }
+
+    async fn copy(
+        &self,
+        to: &Self,
+        options: &ReplicateOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<ReplicateReport> {
         let _read = self.vault.reading.begin();
         let plan = Plan::make(&self.vault, &to.vault, &options.sources).await?;
         let mut run = Run {

@@ -118,10 +118,10 @@ impl ReplicaWriter for Session {
             }
         };
         if let Some((run, hold)) = run {
-            self.append_run(run, hold).await?;
+            self.under_way.mark(self.append_run(run, hold)).await?;
         }
         if self.is_run(self.nodes.waiting(), NODE_RUN) {
-            self.append_nodes().await?;
+            self.under_way.mark(self.append_nodes()).await?;
         }
         Ok(WriteOutcome {
             chunks_received: received,
@@ -132,7 +132,8 @@ impl ReplicaWriter for Session {
         let _relying = self.vault.gate.read().await;
         let map = self.region_to_compare(at).await?;
         self.flush_for(&map).await?;
-        crate::check::slices(&self.vault, &map, self.begin.verify).await
+        let reading = crate::check::slices(&self.vault, &map, self.begin.verify);
+        self.under_way.mark(reading).await
     }
 
     async fn block_digests(
@@ -143,7 +144,8 @@ impl ReplicaWriter for Session {
         let _relying = self.vault.gate.read().await;
         let map = self.region(at).await?;
         self.flush_for(&map).await?;
-        crate::check::block_digests(&self.vault, &map, ranges).await
+        let reading = crate::check::block_digests(&self.vault, &map, ranges);
+        self.under_way.mark(reading).await
     }
 
     async fn progress(&self, stream: usize, next: RegionIndex) -> Result<()> {
@@ -162,7 +164,11 @@ impl ReplicaWriter for Session {
                 || self.begin.kind == PointKind::ConsistencyCheck
                     && mark.regions.saturating_sub(last.regions) >= settings.checkpoint_regions
         };
-        if due { self.checkpoint().await } else { Ok(()) }
+        if due {
+            self.under_way.mark(self.checkpoint()).await
+        } else {
+            Ok(())
+        }
     }
 
     async fn suspend(&self) -> Result<()> {
@@ -172,7 +178,7 @@ impl ReplicaWriter for Session {
             !state.over && state.mark() != state.durable
         };
         let kept = if behind {
-            self.checkpoint().await
+            self.under_way.mark(self.checkpoint()).await
         } else {
             Ok(())
         };

@@ -6,9 +6,8 @@
 //! those to leave out. Each test starts its own on a free port of the loopback
 //! interface and ends it by its own process id.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+#[cfg(feature = "azure")]
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -17,84 +16,8 @@ use backstop_core::conformance::{StoreUnderTest, recovery_store};
 use backstop_store::{Credential, DedupStore};
 use object_store::ObjectStore;
 
-use crate::rights::is_left_out;
-
-/// A server; ended when dropped.
-struct Peer {
-    child: Child,
-    /// `127.0.0.1:port`.
-    address: String,
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The program of a peer; none if it was left out on purpose.
-fn program(variable: &str, peer: &str) -> Option<String> {
-    if is_left_out(peer) {
-        return None;
-    }
-    let program = std::env::var(variable);
-    Some(program.unwrap_or_else(|_| {
-        panic!(
-            "{variable} does not say where {peer} is: run `cargo xtask test`, \
-             or leave it out with BACKSTOP_WITHOUT={peer}"
-        )
-    }))
-}
-
-/// Starts a server and waits until it says where it listens.
-fn start(command: &mut Command) -> Peer {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let (say, hear) = std::sync::mpsc::channel();
-    let outputs: [Box<dyn Read + Send>; 2] = [
-        Box::new(child.stdout.take().unwrap()),
-        Box::new(child.stderr.take().unwrap()),
-    ];
-    for output in outputs {
-        let say = say.clone();
-        // Reads on to the end, so that the server never waits for us.
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let _ = say.send(line);
-            }
-        });
-    }
-    drop(say);
-    let mut said = Vec::new();
-    for line in hear {
-        if let Some((_, rest)) = line.split_once("http://127.0.0.1:") {
-            let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
-            let address = format!("127.0.0.1:{port}");
-            return Peer { child, address };
-        }
-        said.push(line);
-    }
-    let status = child.wait();
-    panic!("the server ended with {status:?}: {}", said.join("\n"));
-}
-
-/// Sends a request without a body; gives the first line of the answer.
-fn put(address: &str, path: &str, headers: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(
-        stream,
-        "PUT {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n{headers}\r\n"
-    )
-    .unwrap();
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).unwrap();
-    line
-}
+#[cfg(feature = "azure")]
+use crate::rights::server::{program, put, start};
 
 /// The suite, each vault under its own prefix; and that a second vault is not
 /// made over a first, which conditional puts decide.
@@ -134,13 +57,9 @@ async fn conforms(store: Arc<dyn ObjectStore>) {
 #[cfg(feature = "aws")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vault_on_s3_conforms() {
-    let Some(program) = program("BACKSTOP_PEER_MOTO", "s3") else {
+    let Some(peer) = crate::rights::server::s3() else {
         return;
     };
-    let mut command = Command::new(program);
-    let peer = start(command.args(["-H", "127.0.0.1", "-p", "0"]));
-    let made = put(&peer.address, "/backstop", "");
-    assert!(made.contains(" 200 "), "{made}");
     let store = object_store::aws::AmazonS3Builder::new()
         .with_endpoint(format!("http://{}", peer.address))
         .with_allow_http(true)
