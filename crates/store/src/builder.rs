@@ -115,7 +115,7 @@ impl DedupStoreBuilder {
     /// store.
     pub async fn create(self) -> Result<DedupStore> {
         let meter = self.meter();
-        meter.during(Operation::Open, self.make()).await
+        meter.during(Operation::Open, Box::pin(self.make())).await
     }
 
     async fn make(self) -> Result<DedupStore> {
@@ -167,7 +167,7 @@ impl DedupStoreBuilder {
     /// since what is written then would hide what it held for ever.
     pub async fn open(self) -> Result<DedupStore> {
         let meter = self.meter();
-        let opening = async { Box::pin(self.unlock().await?.own()).await };
+        let opening = Box::pin(async { self.unlock().await?.own().await });
         meter.during(Operation::Open, opening).await
     }
 
@@ -178,7 +178,7 @@ impl DedupStoreBuilder {
     /// missing is told by [`DedupStore::missing_log`].
     pub async fn open_read_only(self) -> Result<DedupStore> {
         let meter = self.meter();
-        let opening = async { Box::pin(self.unlock().await?.read()).await };
+        let opening = Box::pin(async { self.unlock().await?.read().await });
         meter.during(Operation::Open, opening).await
     }
 

@@ -203,10 +203,12 @@ impl Session {
         };
         (state.checkpoint, state.durable) = (state.mark(), state.mark());
         let writing = vault.streams.begin(begin.streams.len());
-        let under_way = vault.place.meter.begin(match start.is_folding {
-            true => Operation::Fold,
-            false => Operation::Synchronize,
-        });
+        let operation = if start.is_folding {
+            Operation::Fold
+        } else {
+            Operation::Synchronize
+        };
+        let under_way = vault.place.meter.begin(operation);
         Ok(Self {
             failures,
             under_way,

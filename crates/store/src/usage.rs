@@ -136,6 +136,7 @@ impl fmt::Display for ObjectKind {
     }
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives it so")]
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }

@@ -70,19 +70,11 @@ const OBJECTS: usize = ObjectKind::ALL.len();
 const KINDS: usize = Kind::ALL.len();
 
 /// Counts what one open vault asks of its store.
+#[derive(Default)]
 pub(crate) struct Meter {
     cells: [[[Cell; KINDS]; OBJECTS]; OPERATIONS],
     /// How many operations of each kind are under way.
     active: [AtomicU32; OPERATIONS],
-}
-
-impl Default for Meter {
-    fn default() -> Self {
-        Self {
-            cells: Default::default(),
-            active: Default::default(),
-        }
-    }
 }
 
 impl std::fmt::Debug for Meter {

@@ -26,11 +26,12 @@ const PAGE: u64 = 1000;
 /// What an object of a vault is, by its name under the vault's prefix.
 pub(crate) fn object_kind(name: &str) -> ObjectKind {
     let (folder, file) = name.split_once('/').unwrap_or((name, ""));
-    match folder {
-        "packs" if file.ends_with(".data") => ObjectKind::DataPacks,
-        "packs" if file.ends_with(".map") => ObjectKind::MapPacks,
-        READERS => ObjectKind::Readers,
-        folder if catalog_number(folder).is_some() => ObjectKind::Catalog,
+    let ending = file.rsplit_once('.').map(|(_, ending)| ending);
+    match (folder, ending) {
+        ("packs", Some("data")) => ObjectKind::DataPacks,
+        ("packs", Some("map")) => ObjectKind::MapPacks,
+        (READERS, _) => ObjectKind::Readers,
+        (folder, _) if catalog_number(folder).is_some() => ObjectKind::Catalog,
         _ => ObjectKind::Other,
     }
 }

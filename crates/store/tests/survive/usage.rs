@@ -45,7 +45,9 @@ async fn kept(vault: &DedupStore) -> BTreeMap<String, Requests> {
     let months = vault.usage_by_month().await.unwrap().into_iter();
     let sum = |usage: backstop_store::UsageByOperation| {
         let mut sum = Requests::default();
-        usage.into_values().for_each(|requests| sum += requests);
+        for requests in usage.into_values() {
+            sum += requests;
+        }
         sum
     };
     months
