@@ -1,0 +1,236 @@
+//! The server held against real clients: nbdinfo, nbdcopy, qemu-img, qemu-io.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests stop at the first surprise"
+)]
+
+#[path = "../../../tests/rights/mod.rs"]
+mod rights;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use backstop_core::memory::MemorySource;
+use backstop_core::{ByteCount, ByteOffset, Extent};
+use backstop_source_nbd::{NbdExport, NbdServer};
+use bytes::Bytes;
+use tokio::net::UnixListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use rights::{demand, is_left_out};
+
+/// A server on a socket in a folder of its own.
+struct Served {
+    folder: tempfile::TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    server: Option<JoinHandle<()>>,
+}
+
+impl Served {
+    fn new(server: NbdServer) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(async move {
+            let stopped = async {
+                let _ = stopped.await;
+            };
+            server.serve_unix(listener, stopped).await;
+        });
+        Self {
+            folder,
+            stop: Some(stop),
+            server: Some(server),
+        }
+    }
+
+    fn uri(&self, export: &str) -> String {
+        let socket = self.path("socket");
+        format!("nbd+unix:///{export}?socket={}", socket.display())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Asks it to stop, and waits until it has.
+    async fn stop(mut self) {
+        let _ = self.stop.take().unwrap().send(());
+        self.server.take().unwrap().await.unwrap();
+    }
+}
+
+/// Runs a real client; all that it said.
+async fn client(program: &'static str, arguments: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null());
+    let ran = tokio::task::spawn_blocking(move || command.output());
+    let ran = ran
+        .await
+        .unwrap()
+        .map_err(|error| format!("{program}: {error}"))?;
+    let mut said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    said += &String::from_utf8_lossy(&ran.stderr);
+    if ran.status.success() {
+        Ok(said)
+    } else {
+        Err(said)
+    }
+}
+
+async fn peer(program: &'static str, arguments: &[&str]) -> String {
+    demand("qemu", client(program, arguments).await)
+}
+
+/// An image of data and holes whose length is no multiple of anything.
+fn image(length: u64, seed: u64) -> (Vec<u8>, MemorySource) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut whole = vec![0; usize::try_from(length).unwrap()];
+    let mut parts = Vec::new();
+    let mut at = random.u64(..100_000).min(length);
+    while at < length {
+        let count = random.u64(1..400_000).min(length - at);
+        let mut data = vec![0; usize::try_from(count).unwrap()];
+        random.fill(&mut data);
+        let start = usize::try_from(at).unwrap();
+        whole[start..start + data.len()].copy_from_slice(&data);
+        parts.push((ByteOffset(at), Bytes::from(data)));
+        at += count + random.u64(1..3_000_000);
+    }
+    let source = MemorySource::sparse(ByteCount(length), parts).unwrap();
+    (whole, source)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn real_clients_read_what_is_served() {
+    if is_left_out("qemu") {
+        return;
+    }
+    for (seed, length) in [
+        (1, 20_000_000),
+        (2, 30 << 20),
+        (3, 7_000_001),
+        (4, 513),
+        (5, 1),
+    ] {
+        let (whole, source) = image(length, seed);
+        let export = NbdExport::read_only(Arc::new(source)).with_description("an image");
+        let served = Served::new(NbdServer::new().with_export("disk", export));
+        let uri = served.uri("disk");
+
+        let info = peer("nbdinfo", &["--json", &uri]).await;
+        for said in [
+            format!("\"export-size\": {length}"),
+            "\"structured\": true".to_owned(),
+            "\"is_read_only\": true".to_owned(),
+            "\"description\": \"an image\"".to_owned(),
+            "base:allocation".to_owned(),
+        ] {
+            assert!(info.contains(&said), "{said} in {info}");
+        }
+        let copied = served.path("copied");
+        peer("nbdcopy", &[&uri, text(&copied)]).await;
+        assert!(
+            std::fs::read(&copied).unwrap() == whole,
+            "seed {seed}: nbdcopy"
+        );
+
+        let original = served.path("original");
+        std::fs::write(&original, &whole).unwrap();
+        let raw = ["compare", "-f", "raw", "-F", "raw"];
+        peer("qemu-img", &[&raw[..], &[&uri, text(&original)]].concat()).await;
+        let converted = served.path("converted");
+        let convert = [
+            "convert",
+            "-f",
+            "raw",
+            "-O",
+            "qcow2",
+            &uri,
+            text(&converted),
+        ];
+        peer("qemu-img", &convert).await;
+        let raw = ["compare", "-f", "qcow2", "-F", "raw"];
+        peer(
+            "qemu-img",
+            &[&raw[..], &[text(&converted), text(&original)]].concat(),
+        )
+        .await;
+        served.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn real_clients_are_told_of_holes_errors_and_refusals() {
+    if is_left_out("qemu") {
+        return;
+    }
+    let data = Bytes::from(vec![7; 1 << 20]);
+    let parts = [
+        (ByteOffset(1 << 20), data.clone()),
+        (ByteOffset(6 << 20), data),
+    ];
+    let bad = Extent::new(ByteOffset(6 << 20), ByteCount(4096)).unwrap();
+    let source = MemorySource::sparse(ByteCount(8 << 20), parts).unwrap();
+    let source = source.with_unreadable(bad);
+    let export = NbdExport::read_only(Arc::new(source));
+    let served = Served::new(NbdServer::new().with_export("", export));
+    let uri = served.uri("");
+
+    let map = peer("nbdinfo", &["--map", &uri]).await;
+    let told: Vec<Vec<&str>> = map
+        .lines()
+        .map(|line| line.split_whitespace().take(3).collect())
+        .collect();
+    let hole = "3";
+    assert_eq!(
+        told,
+        [
+            ["0", "1048576", hole],
+            ["1048576", "1048576", "0"],
+            ["2097152", "4194304", hole],
+            ["6291456", "1048576", "0"],
+            ["7340032", "1048576", hole],
+        ],
+        "{map}"
+    );
+    let map = peer("qemu-img", &["map", "-f", "raw", "--output=json", &uri]).await;
+    assert_eq!(map.matches("\"zero\": true").count(), 3, "{map}");
+
+    let read = [
+        "-r",
+        "-f",
+        "raw",
+        "-c",
+        "read -P 7 1M 1M",
+        "-c",
+        "read -P 0 2M 4M",
+        &uri,
+    ];
+    let said = peer("qemu-io", &read).await;
+    assert!(!said.contains("failed"), "{said}");
+    let said = client("qemu-io", &["-r", "-f", "raw", "-c", "read 6M 1M", &uri]).await;
+    let said = said.unwrap_or_else(|error| error);
+    assert!(said.contains("Input/output error"), "{said}");
+    // Only that range was lost.
+    let said = peer(
+        "qemu-io",
+        &["-r", "-f", "raw", "-c", "read -P 7 7168k 4k", &uri],
+    )
+    .await;
+    assert!(!said.contains("failed"), "{said}");
+    let said = client("qemu-io", &["-f", "raw", "-c", "write 0 4k", &uri]).await;
+    let said = said.unwrap_err();
+    assert!(
+        said.contains("read-only") || said.contains("write"),
+        "{said}"
+    );
+    served.stop().await;
+}
