@@ -11,15 +11,19 @@ mod defect;
 mod diff;
 mod ending;
 mod expire;
+mod export;
 mod fold;
+mod image_format;
 mod interrupt;
 mod keys;
 mod listing;
 mod marking;
+mod observed;
 mod output;
 mod point_reference;
 mod progress;
 mod protect;
+mod qemu;
 mod report;
 mod restore;
 mod table;
@@ -107,6 +111,7 @@ async fn command(
         Command::Points { name } => listing::points(name, server, output).await,
         Command::Stats => listing::stats(server, output).await,
         Command::Restore(arguments) => restore::restore(arguments, server, output).await,
+        Command::Export(arguments) => export::export(arguments, server, output).await,
         Command::Diff { from, to } => diff::diff(from, to, server, output).await,
         Command::Expire(arguments) => expire::expire(arguments, server, output).await,
         Command::Collect(arguments) => collect::collect(arguments, server, output).await,

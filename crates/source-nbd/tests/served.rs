@@ -222,15 +222,12 @@ async fn real_clients_are_told_of_holes_errors_and_refusals() {
     // Only that range was lost.
     let said = peer(
         "qemu-io",
-        &["-r", "-f", "raw", "-c", "read -P 7 7168k 4k", &uri],
+        &["-r", "-f", "raw", "-c", "read -P 7 6400k 4k", &uri],
     )
     .await;
     assert!(!said.contains("failed"), "{said}");
     let said = client("qemu-io", &["-f", "raw", "-c", "write 0 4k", &uri]).await;
     let said = said.unwrap_err();
-    assert!(
-        said.contains("read-only") || said.contains("write"),
-        "{said}"
-    );
+    assert!(said.contains("Permission denied"), "{said}");
     served.stop().await;
 }
