@@ -103,7 +103,9 @@ pub use backstop_source_file::{
     FileDraft, FileSource, FileTarget, check_extents, read_extents_file,
 };
 #[cfg(feature = "source-nbd")]
-pub use backstop_source_nbd::{NbdExport, NbdServer, NbdServerLimits};
+pub use backstop_source_nbd::{
+    NbdClientLimits, NbdEndpoint, NbdExport, NbdServer, NbdServerLimits, NbdSource,
+};
 #[cfg(feature = "store")]
 pub use backstop_store::{
     Credential, DedupStore, DedupStoreBuilder, KeySlotInfo, KeySlotKind, MemoryBudget, Takeover,

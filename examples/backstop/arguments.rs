@@ -133,6 +133,8 @@ pub enum Command {
     Init,
     /// Make a recovery point of an image: everything, or the changed extents alone
     Protect(ProtectArguments),
+    /// Make a recovery point of an image of another format: everything, or what differs
+    Import(ImportArguments),
     /// List the protected sources
     Sources,
     /// List the recovery points of a source, oldest first
@@ -277,6 +279,21 @@ pub struct ProtectArguments {
     /// How many unchanged slices to read and compare, so that wrong extents are found, at most 65536 [default: 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(MOST_SAMPLE_SLICES)))]
     pub sample: Option<u32>,
+}
+
+/// Which image to take in, and as what.
+#[derive(Debug, Args)]
+pub struct ImportArguments {
+    /// What to call the source
+    pub name: String,
+    /// An image file that nobody writes to
+    pub image: PathBuf,
+    /// The image's format; told by `qemu-img` if not said. Say it for images that you don't trust
+    #[arg(long)]
+    pub format: Option<ImageFormat>,
+    /// Take so many bytes of its disk; what is beyond must be zeros
+    #[arg(long, value_name = "BYTES")]
+    pub length: Option<u64>,
 }
 
 /// What to bring back, and where to.

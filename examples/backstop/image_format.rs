@@ -29,6 +29,12 @@ impl ImageFormat {
             Self::Vhdx => "vhdx",
         }
     }
+
+    /// The format of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        let mut all = Self::value_variants().iter();
+        all.find(|format| format.name() == name).copied()
+    }
 }
 
 impl fmt::Display for ImageFormat {

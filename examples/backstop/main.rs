@@ -14,6 +14,9 @@ mod expire;
 mod export;
 mod fold;
 mod image_format;
+mod image_server;
+mod import;
+mod imported;
 mod interrupt;
 mod keys;
 mod listing;
@@ -107,6 +110,7 @@ async fn command(
             image,
             verify,
         } => protect::check(name, image, *verify, server, cpu, output).await,
+        Command::Import(arguments) => import::import(arguments, server, cpu, output).await,
         Command::Sources => listing::sources(server, output).await,
         Command::Points { name } => listing::points(name, server, output).await,
         Command::Stats => listing::stats(server, output).await,

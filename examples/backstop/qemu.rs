@@ -2,11 +2,12 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use backstop::{Error, ErrorKind, Result};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -19,8 +20,46 @@ const MOST_SAID: usize = 2000;
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ImageInfo {
+    /// The name of its format.
+    pub format: String,
     /// The length of the disk it holds, in bytes.
     pub virtual_size: u64,
+    /// The image that it continues.
+    pub backing_filename: Option<String>,
+    /// Whether it is encrypted.
+    #[serde(default)]
+    pub encrypted: bool,
+    /// Snapshots inside it.
+    #[serde(default)]
+    pub snapshots: Vec<IgnoredAny>,
+    /// What only its format has.
+    pub format_specific: Option<FormatSpecific>,
+}
+
+/// What is told of some formats alone.
+#[derive(Debug, Deserialize)]
+pub struct FormatSpecific {
+    /// What it is.
+    pub data: FormatFacts,
+}
+
+/// Facts that decide whether an image is what it seems to be.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct FormatFacts {
+    /// Of qcow2: whether it was found damaged.
+    pub corrupt: bool,
+    /// Of qcow2: where its data is, if not in itself.
+    pub data_file: Option<String>,
+    /// Of VMDK: the files that hold its data.
+    pub extents: Vec<FileExtent>,
+}
+
+/// A part of an image that may be in a file of its own.
+#[derive(Debug, Deserialize)]
+pub struct FileExtent {
+    /// The file.
+    pub filename: PathBuf,
 }
 
 /// One of QEMU's programs, to be run once.
@@ -85,7 +124,7 @@ pub async fn info(image: &Path, format: Option<ImageFormat>) -> Result<ImageInfo
 
 /// The path from the root on: so it can't be taken for an option, nor for an
 /// address, whatever its name.
-pub fn absolute(path: &Path) -> Result<std::path::PathBuf> {
+pub fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| {
         let sentence = format!("{} names no file", path.display());
         Error::invalid_input(sentence).with_source(error)
