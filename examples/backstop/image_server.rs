@@ -95,7 +95,7 @@ impl Process {
                 return Ok(stream);
             }
             if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(self.failure(status).await);
+                return Err(qemu::unopened(self.failure(status).await));
             }
             tokio::time::sleep(PAUSE).await;
         }

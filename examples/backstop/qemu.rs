@@ -115,11 +115,21 @@ pub async fn info(image: &Path, format: Option<ImageFormat>) -> Result<ImageInfo
     if let Some(format) = format {
         command.args(["-f", format.name()]);
     }
-    let told = run("qemu-img", command.arg(absolute(image)?)).await?;
+    let told = run("qemu-img", command.arg(absolute(image)?)).await;
+    let told = told.map_err(unopened)?;
     serde_json::from_slice(&told).map_err(|error| {
         let sentence = format!("what qemu-img tells of {} is not known", image.display());
         Error::unavailable(sentence).with_source(error)
     })
+}
+
+/// The error for an image that a program could not open: another one is to be
+/// given, or another format.
+pub fn unopened(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Unavailable => Error::invalid_input(error.to_string()),
+        _ => error,
+    }
 }
 
 /// The path from the root on: so it can't be taken for an option, nor for an

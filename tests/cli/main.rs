@@ -10,6 +10,7 @@
 mod bad_input;
 mod damage;
 mod disks;
+mod exchange;
 mod inside;
 mod keys;
 mod lab;

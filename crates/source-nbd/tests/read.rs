@@ -153,14 +153,23 @@ async fn exports_of_qemu_are_block_sources() {
         let disk = path(&format!("disk.{format}"));
         let convert = ["convert", "-f", "raw", "-O", format, &raw, &disk];
         demand("qemu", run("qemu-img", &convert));
-        let serve = ["--read-only", "--format", format, "--socket", &socket, &disk];
+        let serve = [
+            "--read-only",
+            "--format",
+            format,
+            "--socket",
+            &socket,
+            &disk,
+        ];
         let mut server = Foreign::start("qemu-nbd", &serve);
         let export = server.connect(Path::new(&socket)).await;
         assert!(export.is_read_only() && export.tells_holes(), "{format}");
         conformance::block_source(&export, &whole, &ExtentSet::new()).await;
         let data = export.data_extents(Extent::whole(ByteCount(9 << 20)));
         let data: ExtentSet = data.await.unwrap().into_iter().collect();
-        assert!(data.total() < ByteCount(9 << 20), "{format}: holes are told");
+        // QEMU knows none of VHDX.
+        let has_holes = data.total() < ByteCount(9 << 20);
+        assert_eq!(has_holes, format != "vhdx", "{format}: holes are told");
 
         // The server that is killed is gone, and says so.
         drop(server);
@@ -180,14 +189,25 @@ async fn exports_of_older_servers_are_block_sources() {
     let (whole, _) = image(5 << 20, 8);
     std::fs::write(&raw, &whole).unwrap();
     let file = format!("file={raw}");
-    let blocks = ["blocksize-policy", "blocksize-minimum=4096", "blocksize-error-policy=error"];
+    let blocks = [
+        "blocksize-policy",
+        "blocksize-minimum=4096",
+        "blocksize-error-policy=error",
+    ];
     for options in [
         &["file", &file][..],
         // No structured replies, so no holes.
         &["--no-sr", "file", &file],
         // Whole blocks only.
         &["--filter", blocks[0], "file", &file, blocks[1], blocks[2]],
-        &["--filter", blocks[0], "file", &file, "blocksize-maximum=65536", blocks[2]],
+        &[
+            "--filter",
+            blocks[0],
+            "file",
+            &file,
+            "blocksize-maximum=65536",
+            blocks[2],
+        ],
     ] {
         // What a server leaves behind is in the way of the next.
         let _ = std::fs::remove_file(&socket);
@@ -202,12 +222,14 @@ async fn exports_of_older_servers_are_block_sources() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_asked_to_stop_answers_what_was_asked_first() {
     let (whole, source) = image(2_000_000, 9);
-    let served = Served::new(
-        NbdServer::new().with_export("disk", NbdExport::read_only(Arc::new(source))),
-    );
+    let served =
+        Served::new(NbdServer::new().with_export("disk", NbdExport::read_only(Arc::new(source))));
     let endpoint = NbdEndpoint::Unix(served.path("socket"));
     let export = NbdSource::connect(&endpoint, "disk").await.unwrap();
-    let read = export.read(ByteOffset(0), ByteCount(2_000_000)).await.unwrap();
+    let read = export
+        .read(ByteOffset(0), ByteCount(2_000_000))
+        .await
+        .unwrap();
     assert!(read == whole);
     served.stop().await;
     let lost = export.read(ByteOffset(0), ByteCount(1)).await.unwrap_err();
