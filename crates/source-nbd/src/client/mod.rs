@@ -6,4 +6,7 @@ mod handshake;
 mod receive;
 mod source;
 
+#[cfg(test)]
+mod tests;
+
 pub use source::{NbdClientLimits, NbdSource};

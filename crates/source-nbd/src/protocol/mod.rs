@@ -11,3 +11,6 @@ pub(crate) mod option_replies;
 pub(crate) mod options;
 pub(crate) mod replies;
 pub(crate) mod requests;
+
+#[cfg(test)]
+mod tests;

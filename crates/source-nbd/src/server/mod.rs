@@ -9,6 +9,9 @@ mod read;
 mod server;
 mod transmission;
 
+#[cfg(test)]
+mod tests;
+
 pub use export::NbdExport;
 pub use limits::NbdServerLimits;
 pub use server::NbdServer;
