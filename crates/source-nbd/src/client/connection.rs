@@ -97,9 +97,8 @@ impl Connection {
         let room = room.map_err(|_| Error::internal("an NBD connection has no memory"))?;
         // Waited for before the request is known, so that one that is known
         // is sent, whoever goes away.
-        let slot = match self.requests.reserve().await {
-            Ok(slot) => slot,
-            Err(_) => return Err(self.pending.failure()),
+        let Ok(slot) = self.requests.reserve().await else {
+            return Err(self.pending.failure());
         };
         let (answer, answered) = oneshot::channel();
         let assembly = Assembly::new(wanted);

@@ -53,10 +53,11 @@ where
     if magic != NBDMAGIC.to_be_bytes() {
         return Err(broken("it does not greet as one"));
     }
-    let flags = match style == IHAVEOPT.to_be_bytes() {
-        true => u16::from_be_bytes(take(stream).await?),
-        // What follows in the old style, without options.
-        false => 0,
+    // Of the old style nothing more is looked at.
+    let flags = if style == IHAVEOPT.to_be_bytes() {
+        u16::from_be_bytes(take(stream).await?)
+    } else {
+        0
     };
     if flags & FIXED_NEWSTYLE == 0 {
         let sentence = "the NBD server is too old: it has no fixed newstyle handshake";
@@ -90,9 +91,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
             self.ask(&ClientOption::StructuredReply).await?,
             Outcome::Done(_)
         );
-        let allocation = match structured {
-            true => self.allocation().await?,
-            false => None,
+        let allocation = if structured {
+            self.allocation().await?
+        } else {
+            None
         };
         let query = ExportQuery {
             export: self.export.to_owned(),

@@ -14,6 +14,10 @@ use crate::protocol::option_replies::BlockSizes;
 pub struct NbdExport {
     source: Arc<dyn BlockSource>,
     description: String,
+    /// Transmission flags: what clients may do.
+    flags: u16,
+    /// The meta contexts it can tell.
+    contexts: Vec<Context>,
 }
 
 impl NbdExport {
@@ -22,6 +26,9 @@ impl NbdExport {
         Self {
             source,
             description: String::new(),
+            // What nobody writes to looks the same on every connection.
+            flags: HAS_FLAGS | READ_ONLY | CAN_MULTI_CONN,
+            contexts: vec![Context::Allocation],
         }
     }
 
@@ -45,9 +52,11 @@ impl NbdExport {
 
     /// What clients are told that they may do.
     pub(crate) fn flags(&self, structured: bool) -> u16 {
-        // What nobody writes to looks the same on every connection.
-        let flags = HAS_FLAGS | READ_ONLY | CAN_MULTI_CONN;
-        if structured { flags | SEND_DF } else { flags }
+        if structured {
+            self.flags | SEND_DF
+        } else {
+            self.flags
+        }
     }
 
     /// Any range may be asked for: an image need not end at a block's end.
@@ -61,8 +70,8 @@ impl NbdExport {
     }
 
     /// The meta contexts it can tell.
-    pub(crate) fn contexts(&self) -> &'static [Context] {
-        &[Context::Allocation]
+    pub(crate) fn contexts(&self) -> &[Context] {
+        &self.contexts
     }
 }
 
@@ -71,6 +80,6 @@ impl fmt::Debug for NbdExport {
         f.debug_struct("NbdExport")
             .field("geometry", &self.source.geometry())
             .field("description", &self.description)
-            .finish()
+            .finish_non_exhaustive()
     }
 }

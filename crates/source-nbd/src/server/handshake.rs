@@ -5,7 +5,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::context::Context;
 use super::export::NbdExport;
-use super::server::Exports;
+use super::exports::Exports;
 use crate::protocol::fields::broken;
 use crate::protocol::numbers::{
     FIXED_NEWSTYLE, IHAVEOPT, INFO_DESCRIPTION, INFO_NAME, NBDMAGIC, NO_ZEROES, OLD_ZEROES,

@@ -13,7 +13,7 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::server::NbdServer;
+use super::exports::NbdServer;
 
 /// How long to wait when clients can't be accepted, as without file handles.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -2,16 +2,16 @@
 
 mod context;
 mod export;
+mod exports;
 mod handshake;
 mod limits;
 mod listen;
 mod read;
-mod server;
 mod transmission;
 
 #[cfg(test)]
 mod tests;
 
 pub use export::NbdExport;
+pub use exports::NbdServer;
 pub use limits::NbdServerLimits;
-pub use server::NbdServer;

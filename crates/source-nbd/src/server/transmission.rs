@@ -9,10 +9,10 @@ use futures::{TryStreamExt, stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
+use super::exports::stopped;
 use super::handshake::Agreed;
 use super::limits::NbdServerLimits;
 use super::read::PIECE_LENGTH;
-use super::server::stopped;
 use crate::protocol::errno::Errno;
 use crate::protocol::fields::broken;
 use crate::protocol::numbers::{
