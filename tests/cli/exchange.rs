@@ -150,9 +150,9 @@ fn no_copy_is_made_on_the_way() {
     }
     let lab = Lab::with_point();
     let folders = ["small", "temporary"].map(|name| lab.path(name));
-    folders
-        .iter()
-        .for_each(|folder| fs::create_dir(folder).unwrap());
+    for folder in &folders {
+        fs::create_dir(folder).unwrap();
+    }
     let temporary = SmallDisk::mount(&folders[1], 64);
     for format in FORMATS {
         // VHDX lays out blocks of 8 MiB, with holes in them.

@@ -59,3 +59,8 @@ mod wire;
 pub use client::{NbdClientLimits, NbdSource};
 pub use endpoint::NbdEndpoint;
 pub use server::{NbdExport, NbdServer, NbdServerLimits};
+
+/// The programs of the README are compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
