@@ -50,9 +50,10 @@ pub async fn export(
     let point = arguments.point.find(server).await?;
     let stream = stream(&point, arguments.stream.as_deref())?;
     let image = server.open_stream(point.id, &stream).await?;
-    let draft = match arguments.overwrite {
-        false => FileDraft::create(&arguments.to).await?,
-        true => FileDraft::overwrite(&arguments.to).await?,
+    let draft = if arguments.overwrite {
+        FileDraft::overwrite(&arguments.to).await?
+    } else {
+        FileDraft::create(&arguments.to).await?
     };
     let length = image.geometry().length;
     let job = Job {
@@ -265,18 +266,16 @@ fn file_length(path: &Path) -> Result<ByteCount> {
 }
 
 fn text(exported: &Exported) -> String {
-    let mut text = format!(
-        "exported {} of {} to {}: {}, {} of it read",
+    let beyond = match exported.virtual_length.0.saturating_sub(exported.length.0) {
+        0 => String::new(),
+        bytes => format!("; its disk is {bytes} bytes longer, all zeros"),
+    };
+    format!(
+        "exported {} of {} to {}: {}, {} of it read{beyond}\n",
         short(exported.id),
         exported.source,
         exported.to.display(),
         amount(exported.length),
         amount(exported.bytes_read),
-    );
-    let beyond = exported.virtual_length.0.saturating_sub(exported.length.0);
-    if beyond > 0 {
-        text += &format!("; its disk is {beyond} bytes longer, all zeros");
-    }
-    text.push('\n');
-    text
+    )
 }

@@ -1,6 +1,6 @@
 //! Meta contexts: what is told of an image's parts beside their bytes.
 
-use backstop_core::{BlockSource, ByteCount, ByteOffset, Extent, Result};
+use backstop_core::{BlockSource, ByteOffset, Extent, Result};
 
 use crate::protocol::numbers::{BASE_ALLOCATION, STATE_HOLE, STATE_ZERO};
 use crate::protocol::replies::StatusExtent;
@@ -131,6 +131,7 @@ impl States {
 
 #[cfg(test)]
 mod tests {
+    use backstop_core::ByteCount;
     use backstop_core::memory::MemorySource;
     use bytes::Bytes;
 
