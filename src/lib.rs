@@ -77,7 +77,8 @@
 //! | `agent` | yes | `Agent` and its requests |
 //! | `server` | yes | `ProtectionServer` |
 //! | `store` | yes | `DedupStore` on local files and in memory |
-//! | `source-file` | yes | `FileSource`, `FileTarget` |
+//! | `source-file` | yes | `FileSource`, `FileTarget`, `FileDraft` |
+//! | `source-nbd` | yes | `NbdServer`, which gives images to what speaks NBD; `NbdSource`, which reads them from it |
 //! | `aws`, `azure`, `gcp` | no | vaults on these object stores |
 //! | `conformance` | no | the suites that hold an implementation of a seam to its contract |
 //! | `memory` | no | in-memory references of the seams, and wrappers that inject faults |
@@ -98,7 +99,13 @@ pub use backstop_server::{
     RetentionReport, ServerSettings, Unlisted,
 };
 #[cfg(feature = "source-file")]
-pub use backstop_source_file::{FileSource, FileTarget, check_extents, read_extents_file};
+pub use backstop_source_file::{
+    FileDraft, FileSource, FileTarget, check_extents, read_extents_file,
+};
+#[cfg(feature = "source-nbd")]
+pub use backstop_source_nbd::{
+    NbdClientLimits, NbdEndpoint, NbdExport, NbdServer, NbdServerLimits, NbdSource,
+};
 #[cfg(feature = "store")]
 pub use backstop_store::{
     Amount, Credential, DedupStore, DedupStoreBuilder, Gigabyte, KeySlotInfo, KeySlotKind,

@@ -7,6 +7,7 @@ use backstop::MOST_SAMPLE_SLICES;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::image_format::ImageFormat;
 use crate::other::{OtherVault, ReplicateArguments};
 use crate::point_reference::PointReference;
 
@@ -20,11 +21,12 @@ Exit codes:
     0  done
     2  the command line is wrong
     3  an input is wrong (a name, a file, a list of extents, a place)
-    4  there is no such vault, image, source or recovery point
+    4  there is no such vault, image, source, recovery point or program
     5  the passphrase or key does not open the vault
     6  the vault is owned by another process (see --takeover)
     7  another process has taken the vault over meanwhile
-    8  stored data is damaged; after `verify`, some is, and the rest was read
+    8  stored data is damaged; after `verify`, some is, and the rest was read; after `export`
+       nothing was made
     9  restored, but for ranges that are damaged in the vault or were unreadable; they are told
    10  no space is left
    11  the store does not answer properly; repeat later
@@ -136,6 +138,8 @@ pub enum Command {
     Init,
     /// Make a recovery point of an image: everything, or the changed extents alone
     Protect(ProtectArguments),
+    /// Make a recovery point of an image of another format: everything, or what differs
+    Import(ImportArguments),
     /// List the protected sources
     Sources,
     /// List the recovery points of a source, oldest first
@@ -145,6 +149,8 @@ pub enum Command {
     },
     /// Bring a recovery point back
     Restore(RestoreArguments),
+    /// Bring a recovery point out as an image that virtual machines take
+    Export(ExportArguments),
     /// Tell where two recovery points may differ, as lines of `offset length`
     Diff {
         /// From this one
@@ -221,6 +227,7 @@ impl Command {
             Self::Sources
                 | Self::Points { .. }
                 | Self::Restore(_)
+                | Self::Export(_)
                 | Self::Diff { .. }
                 | Self::Replicate(_)
                 | Self::Compare(_)
@@ -300,6 +307,21 @@ pub struct StatsArguments {
     pub prices: Option<PathBuf>,
 }
 
+/// Which image to take in, and as what.
+#[derive(Debug, Args)]
+pub struct ImportArguments {
+    /// What to call the source
+    pub name: String,
+    /// An image file that nobody writes to
+    pub image: PathBuf,
+    /// The image's format; told by `qemu-img` if not said. Say it for images that you don't trust
+    #[arg(long)]
+    pub format: Option<ImageFormat>,
+    /// Take so many bytes of its disk; what is beyond must be zeros
+    #[arg(long, value_name = "BYTES")]
+    pub length: Option<u64>,
+}
+
 /// What to bring back, and where to.
 #[derive(Debug, Args)]
 pub struct RestoreArguments {
@@ -308,6 +330,28 @@ pub struct RestoreArguments {
     /// The image to make, or a block device (with --overwrite)
     #[arg(long, value_name = "PATH")]
     pub to: PathBuf,
+    /// Replace what is there
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Don't wait until the image is on the disk: a power loss soon after may take it back
+    #[arg(long)]
+    pub no_sync: bool,
+}
+
+/// What to bring out, and as what.
+#[derive(Debug, Args)]
+pub struct ExportArguments {
+    /// The recovery point
+    pub point: PointReference,
+    /// The image to make
+    #[arg(value_name = "OUTPUT")]
+    pub to: PathBuf,
+    /// The image's format; all but raw take `qemu-img`
+    #[arg(long)]
+    pub format: ImageFormat,
+    /// Which image of a recovery point that has several
+    #[arg(long, value_name = "NAME")]
+    pub stream: Option<String>,
     /// Replace what is there
     #[arg(long)]
     pub overwrite: bool,

@@ -12,16 +12,23 @@ mod defect;
 mod diff;
 mod ending;
 mod expire;
+mod export;
 mod fold;
+mod image_format;
+mod image_server;
+mod import;
+mod imported;
 mod interrupt;
 mod keys;
 mod listing;
 mod marking;
+mod observed;
 mod other;
 mod output;
 mod point_reference;
 mod progress;
 mod protect;
+mod qemu;
 mod rebuild;
 mod report;
 mod restore;
@@ -124,10 +131,12 @@ async fn command(
             image,
             verify,
         } => protect::check(name, image, *verify, server, cpu, output).await,
+        Command::Import(arguments) => import::import(arguments, server, cpu, output).await,
         Command::Sources => listing::sources(server, output).await,
         Command::Points { name } => listing::points(name, server, output).await,
         Command::Stats(_) => listing::stats(server, output).await,
         Command::Restore(arguments) => restore::restore(arguments, server, output).await,
+        Command::Export(arguments) => export::export(arguments, server, output).await,
         Command::Diff { from, to } => diff::diff(from, to, server, output).await,
         Command::Expire(arguments) => expire::expire(arguments, server, output).await,
         Command::Collect(arguments) => collect::collect(arguments, server, output).await,

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use backstop::{
-    Agent, AgentSettings, ByteCount, Changes, CpuPool, Event, FileSource, ProtectionServer,
-    RecoveryPoint, Request, Result, SourceName, StreamName, read_extents_file,
+    Agent, AgentSettings, BlockSource, ByteCount, Changes, CpuPool, Event, FileSource,
+    ProtectionServer, RecoveryPoint, Request, Result, SnapshotId, SourceName, StreamName,
+    read_extents_file,
 };
 use serde::Serialize;
 
@@ -41,7 +42,9 @@ pub async fn protect(
     }
     let job = Job {
         source,
-        image,
+        // An interrupted run of the same file, unchanged, is continued.
+        snapshot: image.snapshot_id(),
+        image: &image,
         changes,
         settings,
     };
@@ -72,12 +75,12 @@ pub async fn check(
         // Lasts until a check has done it, should this one be interrupted.
         server.request_check(&source).await?;
     }
-    let settings = AgentSettings::default();
     let job = Job {
         source,
-        image,
+        snapshot: image.snapshot_id(),
+        image: &image,
         changes: Changes::Unknown,
-        settings,
+        settings: AgentSettings::default(),
     };
     job.run(server, cpu, output).await
 }
@@ -108,15 +111,23 @@ async fn changes(
     Ok(Changes::Unknown)
 }
 
-struct Job {
-    source: SourceName,
-    image: FileSource,
-    changes: Changes,
-    settings: AgentSettings,
+/// A recovery point to be made.
+pub struct Job<'a> {
+    /// What to call the source.
+    pub source: SourceName,
+    /// What to read.
+    pub image: &'a dyn BlockSource,
+    /// What an interrupted run must have read to be continued.
+    pub snapshot: Option<SnapshotId>,
+    /// What may have changed.
+    pub changes: Changes,
+    /// How it is read.
+    pub settings: AgentSettings,
 }
 
-impl Job {
-    async fn run(self, server: &ProtectionServer, cpu: &CpuPool, output: Output) -> Ending {
+impl Job<'_> {
+    /// Makes the point and tells of it.
+    pub async fn run(self, server: &ProtectionServer, cpu: &CpuPool, output: Output) -> Ending {
         let watch = Watch::new("protecting", output);
         let watch = Arc::new(match self.changes {
             Changes::Unknown => watch.expecting_check(),
@@ -127,9 +138,8 @@ impl Job {
             .with_settings(self.settings)
             .with_monitor(Arc::clone(&watch) as _);
         let mut request =
-            Request::new(self.source).with_stream(StreamName::disk(), &self.image, self.changes);
-        // An interrupted run of the same file, unchanged, is continued.
-        if let Some(snapshot) = self.image.snapshot_id() {
+            Request::new(self.source).with_stream(StreamName::disk(), self.image, self.changes);
+        if let Some(snapshot) = self.snapshot {
             request = request.with_snapshot(snapshot);
         }
         let outcome = agent.synchronize(request).await;

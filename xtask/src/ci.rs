@@ -91,7 +91,12 @@ fn documentation() -> Outcome<()> {
 }
 
 /// The crates with features that are chosen from outside.
-const WITH_FEATURES: [&str; 3] = ["backstop-core", "backstop-store", "backstop"];
+const WITH_FEATURES: [&str; 4] = [
+    "backstop-core",
+    "backstop-source-nbd",
+    "backstop-store",
+    "backstop",
+];
 
 /// They must build with each of their features alone, and with none.
 fn features() -> Outcome<()> {

@@ -15,6 +15,16 @@ const WITHOUT: &str = "BACKSTOP_WITHOUT";
 const MOTO: &str = "moto[server,s3]==5.2.5";
 const AZURITE: &str = "azurite@3.37.0";
 
+/// The programs that [`Peer::Qemu`] is, each with its Debian package.
+const QEMU: [(&str, &str); 6] = [
+    ("qemu-img", "qemu-utils"),
+    ("qemu-io", "qemu-utils"),
+    ("qemu-nbd", "qemu-utils"),
+    ("nbdinfo", "libnbd-bin"),
+    ("nbdcopy", "libnbd-bin"),
+    ("nbdkit", "nbdkit"),
+];
+
 /// A real program that tests run against, or a right that they need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Peer {
@@ -30,15 +40,18 @@ pub enum Peer {
     Mount,
     /// The right to attach loop devices: block devices and unreadable blocks
     Loop,
+    /// QEMU's tools, libnbd's and nbdkit (Debian): images of other formats, NBD
+    Qemu,
 }
 
 impl Peer {
     /// All of them.
-    pub const ALL: [Peer; 6] = [
+    pub const ALL: [Peer; 7] = [
         Peer::Mount,
         Peer::Loop,
         Peer::Strace,
         Peer::E2fsprogs,
+        Peer::Qemu,
         Peer::S3,
         Peer::Azure,
     ];
@@ -52,6 +65,7 @@ impl Peer {
             Peer::Strace => "strace",
             Peer::Mount => "mount",
             Peer::Loop => "loop",
+            Peer::Qemu => "qemu",
         }
     }
 
@@ -74,6 +88,13 @@ impl Peer {
             Peer::Loop => {
                 let program = install::debian("losetup", &["mount"])?;
                 may(&program, &["--find"])
+            }
+            Peer::Qemu => {
+                for (program, package) in QEMU {
+                    let program = install::debian(program, &[package])?;
+                    println!("qemu: {}", program.display());
+                }
+                Ok(None)
             }
             Peer::S3 => {
                 let folder = folder.join("moto");

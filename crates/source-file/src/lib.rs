@@ -4,6 +4,7 @@
 //! holes told by the file system, scattered small ranges asked for together.
 //! [`FileTarget`] writes one: sparse, past the page cache where the file
 //! system takes that, and under its own name only when it is whole.
+//! [`FileDraft`] does the last for a file that another program writes.
 //! [`read_extents_file`] reads a list of changed extents.
 //!
 //! Both work on the blocking threads of the caller's tokio runtime and must be
@@ -31,6 +32,7 @@
 //! ```
 
 mod blocking;
+mod draft;
 mod extents;
 mod failure;
 mod image;
@@ -42,6 +44,7 @@ mod target;
 mod touched;
 mod writer;
 
+pub use draft::FileDraft;
 pub use extents::{check_extents, read_extents_file};
 pub use source::FileSource;
 pub use target::FileTarget;

@@ -91,7 +91,11 @@ impl Draft {
         let Some(draft) = self.lock().take() else {
             return;
         };
-        if let Err(error) = std::fs::remove_file(&draft) {
+        let removed = std::fs::remove_file(&draft);
+        // Who wrote it may have removed it already.
+        if let Err(error) = removed
+            && error.kind() != io::ErrorKind::NotFound
+        {
             tracing::warn!(draft = %draft.display(), %error, "an unfinished image stays behind");
         }
     }

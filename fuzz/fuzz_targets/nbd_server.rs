@@ -1,0 +1,4 @@
+//! Any bytes as all that the peer of an NBD server says.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| backstop_source_nbd::fuzzing::nbd_server(bytes));
