@@ -72,7 +72,12 @@ impl Objects {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CollectReport {
     /// Recovery points and unfinished synchronizations whose data is needed.
+    /// Expired points that can be brought back are among them.
     pub roots: u64,
+    /// Expired points that could be brought back no longer and were removed for
+    /// good.
+    #[serde(default)]
+    pub purged: u64,
     /// Map nodes that were read: each once, however many points share it.
     pub nodes: u64,
     /// Chunks, map nodes and records that are needed, of the packs that were

@@ -45,6 +45,7 @@ mod fold;
 mod identity;
 mod monitor;
 mod point;
+mod protection;
 mod region;
 mod replica;
 mod retention;
@@ -77,6 +78,7 @@ pub use point::{
     Consistency, Document, Marks, PointFacts, PointKind, Provenance, RecoveryPoint, Sample,
     StreamSummary, TransferCounts,
 };
+pub use protection::{ExpiredPoint, LONGEST_PROTECTION, MOST_UNSEEN, Protection, VaultTime};
 pub use region::{
     MAX_CHUNK_LENGTH, Piece, PieceContent, REGION_LENGTH, RegionIndex, RegionMap, Slice,
     SliceContent, region_count,

@@ -6,8 +6,9 @@
 //! "p" pack number, 8 big-endian         pack record (JSON)
 //! "r" HMAC of source name, 16           replica (JSON)
 //! "t" HMAC of source, 16; sequence, 8   point record (JSON)
-//! "i" point id, 16                      the point's "t" key
-//! "y" synchronization id, 16            the point's "t" key
+//! "g" HMAC of source, 16; sequence, 8   the same of an expired point
+//! "i" point id, 16                      the point's "t" or "g" key
+//! "y" synchronization id, 16            the point's "t" or "g" key
 //! "u" HMAC of source name, 16           unfinished synchronization (JSON)
 //! "f" HMAC of source name, 16           folded maps of its head (JSON)
 //! "d" pack number, 8 big-endian         a condemned pack (JSON)
@@ -18,6 +19,8 @@
 //! "x"                                   when an owner was last overridden (JSON)
 //! "v"                                   the pack that is verified next (JSON)
 //! "s"                                   the key slots that count (JSON)
+//! "a"                                   what protects recovery points (JSON)
+//! "w"                                   the vault's time (JSON)
 //! ```
 
 use std::sync::Arc;
@@ -52,6 +55,7 @@ pub(crate) const CHUNKS: u8 = b'c';
 pub(crate) const PACKS: u8 = b'p';
 pub(crate) const REPLICAS: u8 = b'r';
 pub(crate) const POINTS: u8 = b't';
+pub(crate) const EXPIRED: u8 = b'g';
 pub(crate) const IDS: u8 = b'i';
 pub(crate) const SYNCHRONIZATIONS: u8 = b'y';
 pub(crate) const UNFINISHED: u8 = b'u';
@@ -64,6 +68,8 @@ pub(crate) const TAKEOVER: &[u8] = b"x";
 pub(crate) const VERIFIED: &[u8] = b"v";
 /// The key slots that count.
 pub(crate) const COUNTED_SLOTS: &[u8] = b"s";
+pub(crate) const PROTECTION: &[u8] = b"a";
+pub(crate) const VAULT_TIME: &[u8] = b"w";
 /// Written with every batch: SlateDB keeps with it when that was.
 pub(crate) const TIME: &[u8] = b"k";
 /// Never there: deleting it shows by the flush that the vault is still ours.
@@ -302,7 +308,7 @@ impl Catalog {
         let Handle::Owner(db) = &self.db else {
             return Err(read_only());
         };
-        if batch.bytes == 0 {
+        if batch.is_empty() {
             return Ok(());
         }
         batch.put(TIME, b"");
@@ -398,11 +404,16 @@ impl Catalog {
         prefixed(POINTS, self.source_hash(source))
     }
 
+    pub(crate) fn expired_prefix(&self, source: &SourceName) -> [u8; 17] {
+        prefixed(EXPIRED, self.source_hash(source))
+    }
+
     pub(crate) fn point_key(&self, source: &SourceName, sequence: u64) -> [u8; 25] {
-        let mut key = [0; 25];
-        key[..17].copy_from_slice(&self.points_prefix(source));
-        key[17..].copy_from_slice(&sequence.to_be_bytes());
-        key
+        sequenced(self.points_prefix(source), sequence)
+    }
+
+    pub(crate) fn expired_key(&self, source: &SourceName, sequence: u64) -> [u8; 25] {
+        sequenced(self.expired_prefix(source), sequence)
     }
 }
 
@@ -413,6 +424,13 @@ fn read_only() -> backstop_core::Error {
 fn prefixed(kind: u8, hash: [u8; 16]) -> [u8; 17] {
     let mut key = [kind; 17];
     key[1..].copy_from_slice(&hash);
+    key
+}
+
+fn sequenced(prefix: [u8; 17], sequence: u64) -> [u8; 25] {
+    let mut key = [0; 25];
+    key[..17].copy_from_slice(&prefix);
+    key[17..].copy_from_slice(&sequence.to_be_bytes());
     key
 }
 
@@ -446,6 +464,10 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
     pub(crate) fn put(&mut self, key: &[u8], value: &[u8]) {
         // SlateDB keeps a sequence number and a time with each entry.
         self.bytes += (key.len() + value.len() + 24) as u64;

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use backstop_core::{
     ByteCount, Document, Encoding, Error, ErrorKind, HashedChunk, MAX_CHUNK_LENGTH, NewPoint,
-    RecoveryPoint, ReplicaState, Result, StreamSummary, VerifiedChunk,
+    RecoveryPoint, ReplicaState, Result, StreamSummary, Timestamp, VerifiedChunk,
 };
 use bytes::Bytes;
 use metrics::counter;
@@ -49,6 +49,7 @@ pub(crate) async fn commit(
     for point in points {
         members.push(member(vault, point).await?);
     }
+    let now = vault.time().await?.time;
     let mut records = Vec::with_capacity(members.len());
     let mut fresh = Vec::new();
     let mut sequence = vault.next_sequence.load(Ordering::Acquire);
@@ -56,7 +57,7 @@ pub(crate) async fn commit(
         match member {
             Member::Before(point) => records.push(*point),
             Member::New(session, point) => {
-                let record = prepare(vault, &session, &point, sequence).await?;
+                let record = prepare(vault, &session, &point, (sequence, now)).await?;
                 sequence += 1;
                 records.push(record.point.clone());
                 fresh.push((session, point, record));
@@ -132,7 +133,7 @@ async fn prepare(
     vault: &Arc<Vault>,
     session: &Session,
     new: &NewPoint,
-    sequence: u64,
+    (sequence, now): (u64, Timestamp),
 ) -> Result<PointRecord> {
     let Settled { maps, .. } = session.settle().await?;
     let mut entries = BTreeMap::new();
@@ -150,7 +151,9 @@ async fn prepare(
     let streams = session.begin.streams.iter();
     let mut record = PointRecord {
         manifest: Some(digest),
+        committed: Some(now),
         frame: None,
+        expiry: None,
         point: RecoveryPoint {
             id: new.id,
             source: session.begin.source.clone(),

@@ -1,0 +1,79 @@
+//! Changes of what the vault keeps and for how long, as they go into the
+//! catalog: expiry and its undoing, removal for good, marks, protection.
+//!
+//! All of them go through [`commit`], one batch for those that happen together.
+
+use backstop_core::{Protection, Result};
+
+use crate::catalog::{self, Batch, Catalog, PROTECTION};
+use crate::record::{self, PointRecord};
+use crate::vault::Vault;
+
+/// A change. Records are as they are after it.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// A point has expired, and can be brought back.
+    Expired(PointRecord),
+    /// An expired point is back.
+    Undone(PointRecord),
+    /// A point, expired or not, is gone for good.
+    Removed(PointRecord),
+    /// A point has other marks.
+    Marked(PointRecord),
+    /// The vault is protected otherwise.
+    Protected(Protection),
+}
+
+/// Makes changes, durably and all together. The commit lock is held.
+pub(crate) async fn commit(vault: &Vault, changes: &[Change]) -> Result<()> {
+    let mut batch = Batch::default();
+    for change in changes {
+        add(&mut batch, &vault.catalog, change)?;
+    }
+    vault.commit_batch(batch).await
+}
+
+fn add(batch: &mut Batch, catalog: &Catalog, change: &Change) -> Result<()> {
+    let keys = |record: &PointRecord| {
+        let (source, sequence) = (&record.point.source, record.point.sequence);
+        let there = catalog.point_key(source, sequence);
+        (there, catalog.expired_key(source, sequence))
+    };
+    match change {
+        Change::Expired(record) => {
+            let (there, expired) = keys(record);
+            batch.delete(&there);
+            place(batch, &expired, record)?;
+        }
+        Change::Undone(record) => {
+            let (there, expired) = keys(record);
+            batch.delete(&expired);
+            place(batch, &there, record)?;
+        }
+        Change::Removed(record) => {
+            let (there, expired) = keys(record);
+            batch.delete(if record.expiry.is_some() {
+                &expired
+            } else {
+                &there
+            });
+            batch.delete(&catalog::id_key(record.point.id));
+            batch.delete(&catalog::synchronization_key(record.point.synchronization));
+        }
+        Change::Marked(record) => {
+            let (there, _) = keys(record);
+            batch.put(&there, &record::encode(record)?);
+        }
+        Change::Protected(protection) => batch.put(PROTECTION, &record::encode(protection)?),
+    }
+    Ok(())
+}
+
+/// Puts a point's record where it belongs now.
+fn place(batch: &mut Batch, key: &[u8], record: &PointRecord) -> Result<()> {
+    batch.put(key, &record::encode(record)?);
+    batch.put(&catalog::id_key(record.point.id), key);
+    let synchronization = record.point.synchronization;
+    batch.put(&catalog::synchronization_key(synchronization), key);
+    Ok(())
+}
