@@ -92,6 +92,9 @@ pub enum KeepReason {
     Pinned,
     /// A hold is on it.
     Held,
+    /// The vault keeps it: it has not reached the minimum retention. No policy
+    /// says this; the vault does, of points that a policy would let go.
+    MinimumRetention,
     /// It has not reached the minimum age, or lies in the future.
     Young,
     /// It is among the fewest settled points that stay.
