@@ -21,6 +21,8 @@
 //! "s"                                   the key slots that count (JSON)
 //! "a"                                   what protects recovery points (JSON)
 //! "w"                                   the vault's time (JSON)
+//! "q"                                   the operators (JSON)
+//! "l" request's id, 32 digits           a request for approval (JSON)
 //! ```
 
 use std::sync::Arc;
@@ -70,6 +72,8 @@ pub(crate) const VERIFIED: &[u8] = b"v";
 pub(crate) const COUNTED_SLOTS: &[u8] = b"s";
 pub(crate) const PROTECTION: &[u8] = b"a";
 pub(crate) const VAULT_TIME: &[u8] = b"w";
+pub(crate) const OPERATORS: &[u8] = b"q";
+pub(crate) const APPROVALS: u8 = b'l';
 /// Written with every batch: SlateDB keeps with it when that was.
 pub(crate) const TIME: &[u8] = b"k";
 /// Never there: deleting it shows by the flush that the vault is still ours.
@@ -432,6 +436,10 @@ fn sequenced(prefix: [u8; 17], sequence: u64) -> [u8; 25] {
     key[..17].copy_from_slice(&prefix);
     key[17..].copy_from_slice(&sequence.to_be_bytes());
     key
+}
+
+pub(crate) fn approval_key(id: &str) -> Vec<u8> {
+    [&[APPROVALS], id.as_bytes()].concat()
 }
 
 pub(crate) fn id_key(point: PointId) -> [u8; 17] {

@@ -1,11 +1,14 @@
 //! Changes of what the vault keeps and for how long, as they go into the
-//! catalog: expiry and its undoing, removal for good, marks, protection.
+//! catalog: expiry and its undoing, removal for good, marks, protection, and who
+//! has to approve.
 //!
 //! All of them go through [`commit`], one batch for those that happen together.
 
 use backstop_core::{Protection, Result};
 
-use crate::catalog::{self, Batch, Catalog, PROTECTION};
+use crate::approvals::ApprovalRequest;
+use crate::catalog::{self, Batch, Catalog, OPERATORS, PROTECTION, approval_key};
+use crate::operators::Operators;
 use crate::record::{self, PointRecord};
 use crate::vault::Vault;
 
@@ -22,6 +25,12 @@ pub(crate) enum Change {
     Marked(PointRecord),
     /// The vault is protected otherwise.
     Protected(Protection),
+    /// There are other operators, or another number of them is needed.
+    Operators(Operators),
+    /// A request waits for approvals, those that it has among it.
+    Asked(ApprovalRequest),
+    /// The request with this id waits no more.
+    Answered(String),
 }
 
 /// Makes changes, durably and all together. The commit lock is held.
@@ -65,6 +74,11 @@ fn add(batch: &mut Batch, catalog: &Catalog, change: &Change) -> Result<()> {
             batch.put(&there, &record::encode(record)?);
         }
         Change::Protected(protection) => batch.put(PROTECTION, &record::encode(protection)?),
+        Change::Operators(operators) => batch.put(OPERATORS, &record::encode(operators)?),
+        Change::Asked(request) => {
+            batch.put(&approval_key(&request.id), &record::encode(request)?);
+        }
+        Change::Answered(id) => batch.delete(&approval_key(id)),
     }
     Ok(())
 }

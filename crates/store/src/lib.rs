@@ -27,6 +27,7 @@
 //! `backstop_store_bad_frames` (found damaged or gone),
 //! `backstop_store_points` (committed).
 
+mod approvals;
 mod builder;
 mod catalog;
 mod catalog_admin;
@@ -53,6 +54,7 @@ mod maintenance;
 mod manifest;
 mod map;
 mod nodes;
+mod operators;
 mod orphans;
 mod owner;
 mod pack;
@@ -68,9 +70,11 @@ mod start;
 mod vault;
 mod verify;
 
+pub use approvals::{ApprovalRequest, Approved, GuardedAction};
 pub use builder::DedupStoreBuilder;
 pub use dedup_store::DedupStore;
 pub use header::Credential;
 pub use keys::{KeySlotInfo, KeySlotKind};
+pub use operators::{Approval, Operator, OperatorKey, OperatorPublicKey, Operators};
 pub use owner::Takeover;
 pub use settings::{MemoryBudget, VaultSettings};

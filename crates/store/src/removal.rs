@@ -7,6 +7,7 @@ use backstop_core::{
     Error, ExpiredPoint, Marks, PointId, Protection, Result, SourceName, Timestamp,
 };
 
+use crate::approvals::{self, GuardedAction};
 use crate::catalog::{self, EXPIRED, PROTECTION};
 use crate::changes::{self, Change};
 use crate::record::{self, Expiry, PointRecord};
@@ -23,7 +24,12 @@ pub(crate) async fn protection(vault: &Vault) -> Result<Protection> {
 pub(crate) async fn set_protection(vault: &Vault, to: Protection) -> Result<()> {
     vault.writer()?;
     let _one = vault.commit.lock().await;
-    protection(vault).await?.check_change(&to)?;
+    let before = protection(vault).await?;
+    before.check_change(&to)?;
+    if to.undo_window < before.undo_window {
+        let seconds = to.undo_window.as_secs();
+        approvals::check(vault, &GuardedAction::ShortenUndo { seconds }).await?;
+    }
     changes::commit(vault, &[Change::Protected(to)]).await
 }
 
@@ -154,6 +160,7 @@ pub(crate) async fn mark(vault: &Vault, point: PointId, marks: Marks) -> Result<
     vault.writer()?;
     let _one = vault.commit.lock().await;
     let mut record = vault.point_record(point).await?;
+    approvals::check_marks(vault, point, &record.point.marks, &marks).await?;
     record.point.marks = marks;
     changes::commit(vault, &[Change::Marked(record)]).await
 }
