@@ -101,8 +101,9 @@ pub use backstop_server::{
 pub use backstop_source_file::{FileSource, FileTarget, check_extents, read_extents_file};
 #[cfg(feature = "store")]
 pub use backstop_store::{
-    Credential, DedupStore, DedupStoreBuilder, KeySlotInfo, KeySlotKind, MemoryBudget, Takeover,
-    VaultSettings,
+    Approval, ApprovalRequest, Approved, Credential, DedupStore, DedupStoreBuilder, GuardedAction,
+    KeySlotInfo, KeySlotKind, MemoryBudget, Operator, OperatorKey, OperatorPublicKey, Operators,
+    Takeover, VaultSettings,
 };
 
 /// The programs of the guide are compiled and run, that of the README, which

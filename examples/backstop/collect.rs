@@ -100,6 +100,10 @@ fn table(collected: &Collected) -> Table {
     ] {
         table.row(vec![what, String::new(), amount(bytes)]);
     }
+    if report.purged > 0 {
+        let what = format!("expired recovery points {would}removed for good");
+        table.row(vec![what, report.purged.to_string(), String::new()]);
+    }
     if report.is_partial {
         let rest = "a budget ended it; run it again for the rest".to_owned();
         table.row(vec![rest, String::new(), String::new()]);

@@ -3,6 +3,7 @@
 //! arguments, tables, JSON and exit codes.
 #![allow(unreachable_pub, reason = "a program: nobody else reaches its modules")]
 
+mod approval;
 mod arguments;
 mod chosen;
 mod collect;
@@ -12,6 +13,7 @@ mod diff;
 mod ending;
 mod expire;
 mod fold;
+mod guard_arguments;
 mod interrupt;
 mod keys;
 mod listing;
@@ -20,6 +22,7 @@ mod output;
 mod point_reference;
 mod progress;
 mod protect;
+mod protection;
 mod report;
 mod restore;
 mod table;
@@ -28,7 +31,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use backstop::{CpuPool, DedupStore, Error, ProtectionServer};
+use backstop::{CpuPool, DedupStore, Error, ProtectionServer, SourceName};
 use serde_json::json;
 
 use crate::arguments::{Arguments, Command};
@@ -70,8 +73,16 @@ fn run(arguments: &Arguments, output: Output) -> Ending {
             Stop::Failed(Error::unavailable("no threads can be started").with_source(error))
         })?;
     let work = async |vault: &DedupStore, server: &ProtectionServer| match &arguments.command {
-        Command::Init => init(vault, output),
+        Command::Init(arguments) => {
+            protection::protect(arguments.protection, server).await?;
+            init(vault, output)
+        }
         Command::Key(key) => keys::key(key, vault, output).await,
+        Command::Protection(command) => {
+            protection::protection(command, vault, server, output).await
+        }
+        Command::Operator(command) => approval::operator(command, vault, output).await,
+        Command::Approval(command) => approval::approval(command, vault, server, output).await,
         other => command(other, server, &cpu, output).await,
     };
     let access = access(&arguments.command);
@@ -83,7 +94,7 @@ fn run(arguments: &Arguments, output: Output) -> Ending {
 
 fn access(command: &Command) -> Access {
     match command {
-        Command::Init => Access::Create,
+        Command::Init(_) => Access::Create,
         command if command.reads() => Access::Read,
         _ => Access::Own,
     }
@@ -96,7 +107,11 @@ async fn command(
     output: Output,
 ) -> Ending {
     match command {
-        Command::Init | Command::Key(_) => Ok(Verdict::Done),
+        Command::Init(_)
+        | Command::Key(_)
+        | Command::Protection(_)
+        | Command::Operator(_)
+        | Command::Approval(_) => Ok(Verdict::Done),
         Command::Protect(arguments) => protect::protect(arguments, server, cpu, output).await,
         Command::Check {
             name,
@@ -104,7 +119,14 @@ async fn command(
             verify,
         } => protect::check(name, image, *verify, server, cpu, output).await,
         Command::Sources => listing::sources(server, output).await,
-        Command::Points { name } => listing::points(name, server, output).await,
+        Command::Points {
+            name,
+            expired: false,
+        } => listing::points(name, server, output).await,
+        Command::Points { name, .. } => {
+            protection::expired(&SourceName::new(name)?, server, output).await
+        }
+        Command::Undo { points } => protection::undo(points, server, output).await,
         Command::Stats => listing::stats(server, output).await,
         Command::Restore(arguments) => restore::restore(arguments, server, output).await,
         Command::Diff { from, to } => diff::diff(from, to, server, output).await,
