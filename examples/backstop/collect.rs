@@ -82,6 +82,9 @@ fn table(collected: &Collected) -> Table {
             report.waiting,
         );
     }
+    if report.locked.count > 0 {
+        row("given up, and locked by the store", report.locked);
+    }
     if report.unreadable.count > 0 {
         row("kept, they can't be read", report.unreadable);
     }

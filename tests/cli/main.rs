@@ -14,6 +14,7 @@ mod inside;
 mod keys;
 mod lab;
 mod ownership;
+mod protection;
 mod retention;
 #[path = "../rights/mod.rs"]
 mod rights;

@@ -97,6 +97,10 @@ pub struct CollectReport {
     pub deleted: Objects,
     /// Condemned packs that wait for readers.
     pub waiting: Objects,
+    /// Packs that are to be deleted and that the store keeps: they are locked
+    /// there, or who runs this may not delete. The next run tries again.
+    #[serde(default)]
+    pub locked: Objects,
     /// How many readers they wait for.
     pub readers: u64,
     /// What is not needed and stays, in packs that were not rewritten.

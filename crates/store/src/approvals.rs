@@ -146,7 +146,7 @@ pub enum Approved {
 
 /// What an action does.
 enum Effect {
-    Change(Change),
+    Change(Box<Change>),
     RemoveKey(String),
 }
 
@@ -229,7 +229,7 @@ async fn effect(vault: &Vault, action: &GuardedAction) -> Result<Effect> {
             return Ok(Effect::RemoveKey(slot.clone()));
         }
     };
-    Ok(Effect::Change(change))
+    Ok(Effect::Change(Box::new(change)))
 }
 
 async fn waiting(vault: &Vault) -> Result<Vec<ApprovalRequest>> {
@@ -321,7 +321,7 @@ async fn approve(vault: &Vault, id: &str, approval: Approval) -> Result<Approved
     }
     let answered = Change::Answered(request.id);
     match effect(vault, &request.action).await? {
-        Effect::Change(change) => changes::commit(vault, &[change, answered]).await?,
+        Effect::Change(change) => changes::commit(vault, &[*change, answered]).await?,
         Effect::RemoveKey(slot) => {
             // If it ends between the two, it has to be asked for again.
             changes::commit(vault, &[answered]).await?;

@@ -3,17 +3,19 @@
 //! them, and what it accepts must survive a round trip.
 
 use backstop_core::{
-    ByteCount, ChunkDigest, Encoding, PointId, RegionMap, ReplicaState, Slice, SliceContent,
-    SnapshotId, SourceName, StreamName, SynchronizationId,
+    ByteCount, ChunkDigest, Encoding, PointId, Protection, RegionMap, ReplicaState, Slice,
+    SliceContent, SnapshotId, SourceName, StreamName, SynchronizationId, VaultTime,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::approvals::ApprovalRequest;
 use crate::header::{Credential, KeySlot, VaultHeader};
 use crate::lease::Lease;
 use crate::manifest::{Entry, Manifest};
 use crate::map::node::{Node, no_children};
 use crate::map::tree::ImageMap;
+use crate::operators::Operators;
 use crate::pack::frame::{self, Content, FrameHeader, HEADER_LENGTH, PlainFrame};
 use crate::pack::index::Location;
 use crate::pack::name::{PackKind, PackName};
@@ -118,6 +120,10 @@ pub fn catalog_record(bytes: &[u8]) {
     record_round_trips::<Lease>(bytes);
     record_round_trips::<CondemnedPack>(bytes);
     record_round_trips::<FoldedEntry>(bytes);
+    record_round_trips::<VaultTime>(bytes);
+    record_round_trips::<Protection>(bytes);
+    record_round_trips::<Operators>(bytes);
+    record_round_trips::<ApprovalRequest>(bytes);
     record_round_trips::<ReaderRecord>(bytes);
 }
 

@@ -16,6 +16,7 @@ use backstop_store::{
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
+use crate::faults::{Action, FaultyStore, Request, Script};
 use crate::history::{History, Kept, holds};
 use crate::images::Machine;
 use crate::seeds;
@@ -448,4 +449,41 @@ async fn what_was_asked_for_too_long_ago_or_by_nobody_is_not_done() {
     assert_eq!(board.holds().await, 2);
     // Needing more than there are would lock all out.
     assert_eq!(kind(vault.need_operators(3).await), ErrorKind::Conflict);
+}
+
+/// A store may keep objects whatever it is asked: that is no failure.
+#[tokio::test]
+async fn packs_that_the_store_keeps_are_told_and_tried_again() {
+    let script = Arc::new(Script::default());
+    let faulty = FaultyStore::new(Arc::new(InMemory::new()), Arc::clone(&script));
+    let store: Arc<dyn ObjectStore> = faulty;
+    let clock = Arc::new(ManualClock::at(START));
+    let vault = builder(&store, &clock).create().await.unwrap();
+    let mut random = fastrand::Rng::with_seed(4);
+    let history = History::default();
+    let mut machine = Machine::new("a", 400_000);
+    for _ in 0..3 {
+        machine.write(&mut random, 0, 400_000);
+        history.protect_one(&vault, &mut random, &mut machine).await;
+    }
+    let points: Vec<PointId> = history.known().points.iter().map(|kept| kept.id).collect();
+    history.expire(&vault, &points[..2]).await.unwrap();
+    script.rule(|request, path| match request {
+        Request::Delete if path.starts_with("vault/packs/") => Action::Refuse,
+        _ => Action::Pass,
+    });
+    let kept = history.collect(&vault).await.unwrap();
+    assert!(kept.locked.count > 0 && kept.deleted.count == 0, "{kept:?}");
+    history.check(&vault).await;
+    let again = history.collect(&vault).await.unwrap();
+    assert_eq!((again.locked, again.dropped.count), (kept.locked, 0));
+    // What was given up is given up: what it held is stored anew.
+    machine.write(&mut random, 0, 400_000);
+    history.protect_one(&vault, &mut random, &mut machine).await;
+    drop(vault);
+    script.pass();
+    let vault = builder(&store, &clock).open().await.unwrap();
+    let gone = history.collect(&vault).await.unwrap();
+    assert_eq!((gone.locked.count, gone.deleted), (0, kept.locked));
+    history.check(&vault).await;
 }
