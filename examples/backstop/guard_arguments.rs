@@ -28,12 +28,25 @@ pub enum ProtectionCommand {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 pub struct ProtectionArguments {
-    /// The times.
-    #[command(flatten)]
-    pub days: Days,
+    /// No recovery point expires before it is so old; this can never be made shorter, by nobody
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(..=3660))]
+    pub minimum_retention: Option<u32>,
+    /// For so long an expired recovery point can be brought back
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(..=3660))]
+    pub undo: Option<u32>,
     /// So many operators have to approve what protects the vault less
     #[arg(long, value_name = "N")]
     pub operators: Option<u32>,
+}
+
+impl ProtectionArguments {
+    /// The times.
+    pub fn days(&self) -> Days {
+        Days {
+            minimum_retention: self.minimum_retention,
+            undo: self.undo,
+        }
+    }
 }
 
 /// Times of protection.

@@ -7,7 +7,7 @@ use backstop::{DedupStore, ExpiredPoint, Objects, PointId, ProtectionServer, Sou
 use serde::Serialize;
 
 use crate::ending::{Ending, Stop, Verdict};
-use crate::guard_arguments::{Days, ProtectionArguments, ProtectionCommand};
+use crate::guard_arguments::{Days, ProtectionCommand};
 use crate::output::Output;
 use crate::point_reference::PointReference;
 use crate::report::{PointReport, amount, short, table as points_table};
@@ -33,10 +33,10 @@ pub async fn protection(
     server: &ProtectionServer,
     output: Output,
 ) -> Ending {
-    if let ProtectionCommand::Set(ProtectionArguments { days, operators }) = command {
-        protect(*days, server).await?;
-        if let Some(needed) = operators {
-            vault.need_operators(*needed).await?;
+    if let ProtectionCommand::Set(arguments) = command {
+        protect(arguments.days(), server).await?;
+        if let Some(needed) = arguments.operators {
+            vault.need_operators(needed).await?;
         }
     }
     let protection = server.protection().await?;
