@@ -3,7 +3,7 @@
 #![cfg(all(feature = "conformance", feature = "memory"))]
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -71,6 +71,10 @@ struct Mutant {
 impl Mutant {
     fn is(&self, mutation: Mutation) -> bool {
         self.mutation == mutation
+    }
+
+    fn told(&self) -> MutexGuard<'_, Protection> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -192,12 +196,12 @@ impl Maintenance for Mutant {
     }
     async fn protection(&self) -> Result<Protection> {
         self.inner.protection().await?;
-        Ok(*self.told.lock().unwrap())
+        Ok(*self.told())
     }
     async fn set_protection(&self, mut protection: Protection) -> Result<()> {
-        let before = *self.told.lock().unwrap();
+        let before = *self.told();
         before.check_change(&protection)?;
-        *self.told.lock().unwrap() = protection;
+        *self.told() = protection;
         if self.is(Mutation::ForgetsRetention) {
             protection.minimum_retention = Duration::ZERO;
         }

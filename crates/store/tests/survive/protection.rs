@@ -42,13 +42,15 @@ fn protection(retention: Duration, window: Duration) -> Protection {
     protection
 }
 
+/// A point, when it was committed, and since when and until when it is expired.
+type Point = (Kept, Timestamp, Option<(Timestamp, Timestamp)>);
+
 /// What must be so, by the rules alone.
 struct Model {
     time: VaultTime,
     protection: Protection,
-    /// In the order of their commits: when they were, and since when and until
-    /// when they are expired.
-    points: Vec<(Kept, Timestamp, Option<(Timestamp, Timestamp)>)>,
+    /// In the order of their commits.
+    points: Vec<Point>,
     pinned: BTreeMap<PointId, bool>,
 }
 
