@@ -16,7 +16,7 @@ use std::time::Duration;
 use backstop_core::{Error, Marks, PointId, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{APPROVALS, OPERATORS, approval_key};
+use crate::catalog::{APPROVALS, OPERATORS};
 use crate::changes::{self, Change};
 use crate::dedup_store::DedupStore;
 use crate::header::to_hex;
@@ -142,6 +142,11 @@ pub enum Approved {
     Done(GuardedAction),
     /// So many more are needed.
     Waiting(u32),
+}
+
+/// Where a request stands in the catalog.
+pub(crate) fn approval_key(id: &str) -> Vec<u8> {
+    [&[APPROVALS], id.as_bytes()].concat()
 }
 
 /// What an action does.

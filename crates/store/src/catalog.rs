@@ -68,7 +68,6 @@ pub(crate) const NEXT_PACK: &[u8] = b"m";
 pub(crate) const CLEAN_EPOCH: &[u8] = b"e";
 pub(crate) const TAKEOVER: &[u8] = b"x";
 pub(crate) const VERIFIED: &[u8] = b"v";
-/// The key slots that count.
 pub(crate) const COUNTED_SLOTS: &[u8] = b"s";
 pub(crate) const PROTECTION: &[u8] = b"a";
 pub(crate) const VAULT_TIME: &[u8] = b"w";
@@ -436,10 +435,6 @@ fn sequenced(prefix: [u8; 17], sequence: u64) -> [u8; 25] {
     key[..17].copy_from_slice(&prefix);
     key[17..].copy_from_slice(&sequence.to_be_bytes());
     key
-}
-
-pub(crate) fn approval_key(id: &str) -> Vec<u8> {
-    [&[APPROVALS], id.as_bytes()].concat()
 }
 
 pub(crate) fn id_key(point: PointId) -> [u8; 17] {

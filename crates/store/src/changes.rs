@@ -6,8 +6,8 @@
 
 use backstop_core::{Protection, Result};
 
-use crate::approvals::ApprovalRequest;
-use crate::catalog::{self, Batch, Catalog, OPERATORS, PROTECTION, approval_key};
+use crate::approvals::{ApprovalRequest, approval_key};
+use crate::catalog::{self, Batch, Catalog, OPERATORS, PROTECTION};
 use crate::operators::Operators;
 use crate::record::{self, PointRecord};
 use crate::vault::Vault;
