@@ -108,9 +108,10 @@ pub use backstop_source_nbd::{
 };
 #[cfg(feature = "store")]
 pub use backstop_store::{
-    Amount, Credential, DedupStore, DedupStoreBuilder, Gigabyte, KeySlotInfo, KeySlotKind,
-    MemoryBudget, MonthUsage, ObjectKind, Operation, Price, PriceList, Requests, StoreUsage,
-    Stored, Takeover, UsageByOperation, VaultSettings,
+    Amount, Approval, ApprovalRequest, Approved, Credential, DedupStore, DedupStoreBuilder,
+    Gigabyte, GuardedAction, KeySlotInfo, KeySlotKind, MemoryBudget, MonthUsage, ObjectKind,
+    Operation, Operator, OperatorKey, OperatorPublicKey, Operators, Price, PriceList, Requests,
+    StoreUsage, Stored, Takeover, UsageByOperation, VaultSettings,
 };
 
 /// The programs of the guide are compiled and run, that of the README, which

@@ -7,6 +7,7 @@ use backstop::MOST_SAMPLE_SLICES;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::guard_arguments::{ApprovalCommand, InitArguments, OperatorCommand, ProtectionCommand};
 use crate::image_format::ImageFormat;
 use crate::other::{OtherVault, ReplicateArguments};
 use crate::point_reference::PointReference;
@@ -135,7 +136,7 @@ impl VaultArguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make a vault; it is encrypted if a passphrase or key is given
-    Init,
+    Init(InitArguments),
     /// Make a recovery point of an image: everything, or the changed extents alone
     Protect(ProtectArguments),
     /// Make a recovery point of an image of another format: everything, or what differs
@@ -146,6 +147,9 @@ pub enum Command {
     Points {
         /// The source
         name: String,
+        /// Those that have expired and can be brought back
+        #[arg(long)]
+        expired: bool,
     },
     /// Bring a recovery point back
     Restore(RestoreArguments),
@@ -172,6 +176,12 @@ pub enum Command {
     },
     /// Remove the recovery points that a policy no longer keeps
     Expire(ExpireArguments),
+    /// Bring back recovery points that have expired
+    Undo {
+        /// The recovery points
+        #[arg(required = true)]
+        points: Vec<PointReference>,
+    },
     /// Give back the space of what has expired
     Collect(CollectArguments),
     /// Make the newest recovery points cheaper to read, from the next synchronization on
@@ -217,6 +227,15 @@ pub enum Command {
     /// List, add, replace or remove what opens the vault
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Show or change what keeps recovery points from being removed
+    #[command(subcommand)]
+    Protection(ProtectionCommand),
+    /// List, register or remove operators, who approve what protects the vault less
+    #[command(subcommand)]
+    Operator(OperatorCommand),
+    /// Ask for what takes the approval of several operators, and approve it
+    #[command(subcommand)]
+    Approval(ApprovalCommand),
 }
 
 impl Command {
@@ -233,13 +252,16 @@ impl Command {
                 | Self::Compare(_)
                 | Self::Verify(VerifyArguments { beside: true, .. })
                 | Self::Key(KeyCommand::List)
+                | Self::Protection(ProtectionCommand::Show)
+                | Self::Operator(OperatorCommand::List | OperatorCommand::Key { .. })
+                | Self::Approval(ApprovalCommand::List)
                 | Self::Stats(_)
         )
     }
 
     /// Whether it writes to a vault that is there, which takes owning it.
     pub fn writes(&self) -> bool {
-        !self.reads() && !matches!(self, Self::Init)
+        !self.reads() && !matches!(self, Self::Init(_))
     }
 }
 

@@ -82,6 +82,9 @@ fn table(collected: &Collected) -> Table {
             report.waiting,
         );
     }
+    if report.locked.count > 0 {
+        row("given up, and locked by the store", report.locked);
+    }
     if report.unreadable.count > 0 {
         row("kept, they can't be read", report.unreadable);
     }
@@ -99,6 +102,10 @@ fn table(collected: &Collected) -> Table {
         ),
     ] {
         table.row(vec![what, String::new(), amount(bytes)]);
+    }
+    if report.purged > 0 {
+        let what = format!("expired recovery points {would}removed for good");
+        table.row(vec![what, report.purged.to_string(), String::new()]);
     }
     if report.is_partial {
         let rest = "a budget ended it; run it again for the rest".to_owned();

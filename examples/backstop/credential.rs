@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use backstop::{Credential, Error, ErrorKind, Result};
+use backstop::{Credential, Error, ErrorKind, OperatorKey, Result};
 use zeroize::Zeroizing;
 
 use crate::arguments::{NewKey, VaultArguments};
@@ -86,9 +86,18 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     Ok(bytes)
 }
 
+/// Reads an operator's key.
+pub fn operator_key(path: &Path) -> Result<OperatorKey> {
+    Ok(OperatorKey::from_bytes(*raw_key(path, &read(path)?)?))
+}
+
 fn key(path: &Path, bytes: &[u8]) -> Result<Credential> {
+    Ok(Credential::key(*raw_key(path, bytes)?))
+}
+
+fn raw_key(path: &Path, bytes: &[u8]) -> Result<Zeroizing<[u8; 32]>> {
     if let Ok(key) = <[u8; 32]>::try_from(bytes) {
-        return Ok(Credential::key(key));
+        return Ok(Zeroizing::new(key));
     }
     let refuse = || {
         Error::invalid_input(format!(
@@ -105,5 +114,5 @@ fn key(path: &Path, bytes: &[u8]) -> Result<Credential> {
         let pair = std::str::from_utf8(pair).map_err(|_| refuse())?;
         *byte = u8::from_str_radix(pair, 16).map_err(|_| refuse())?;
     }
-    Ok(Credential::key(*key))
+    Ok(key)
 }

@@ -25,6 +25,9 @@ struct SourceReport {
 struct KeptReport {
     id: PointId,
     reasons: Vec<KeepReason>,
+    /// Until when the vault keeps it against the policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
 }
 
 /// Expires the points of one source or of all.
@@ -43,7 +46,8 @@ pub async fn expire(
         };
         reports.push(source_report(report, arguments.dry_run));
     }
-    output.print(&reports, table(&reports))?;
+    let can_undo = !server.protection().await?.undo_window.is_zero();
+    output.print(&reports, table(&reports, can_undo))?;
     Ok(Verdict::Done)
 }
 
@@ -78,6 +82,7 @@ fn policy(keep: &KeepArguments) -> RetentionPolicy {
 
 fn source_report(report: RetentionReport, dry_run: bool) -> SourceReport {
     let expired = report.expired().collect();
+    let kept_until = report.kept_until;
     let kept = report
         .decisions
         .into_iter()
@@ -85,6 +90,7 @@ fn source_report(report: RetentionReport, dry_run: bool) -> SourceReport {
             PointVerdict::Keep(reasons) => Some(KeptReport {
                 id: decision.point,
                 reasons,
+                until: kept_until.get(&decision.point).map(ToString::to_string),
             }),
             PointVerdict::Expire => None,
         });
@@ -96,24 +102,25 @@ fn source_report(report: RetentionReport, dry_run: bool) -> SourceReport {
     }
 }
 
-fn table(reports: &[SourceReport]) -> Table {
+fn table(reports: &[SourceReport], can_undo: bool) -> Table {
     let mut table = Table::new(&[
         ("source", Align::Left),
         ("point", Align::Left),
         ("what", Align::Left),
     ]);
     for report in reports {
-        let what = if report.dry_run {
-            "would be removed"
-        } else {
-            "removed"
+        let what = match (report.dry_run, can_undo) {
+            (true, _) => "would be removed",
+            (false, false) => "removed",
+            (false, true) => "expired; `undo` brings it back",
         };
         for id in &report.expired {
             table.row(vec![report.source.to_string(), short(*id), what.to_owned()]);
         }
         for kept in &report.kept {
             let reasons: Vec<&str> = kept.reasons.iter().map(|reason| word(*reason)).collect();
-            let what = format!("kept: {}", reasons.join(", "));
+            let until = kept.until.as_ref().map(|until| format!(" until {until}"));
+            let what = format!("kept: {}{}", reasons.join(", "), until.unwrap_or_default());
             table.row(vec![report.source.to_string(), short(kept.id), what]);
         }
     }
@@ -126,6 +133,7 @@ fn word(reason: KeepReason) -> &'static str {
         KeepReason::Head => "newest",
         KeepReason::Pinned => "pinned",
         KeepReason::Held => "held",
+        KeepReason::MinimumRetention => "the vault keeps it",
         KeepReason::Young => "young",
         KeepReason::MinimumCount => "among the fewest",
         KeepReason::Last => "last",

@@ -154,6 +154,11 @@ fn totals(report: &VaultReport) -> Table {
         ("different chunks", vault.chunks.to_string()),
         ("  their bytes", amount(vault.plain_bytes)),
         ("  compressed", amount(vault.compressed_bytes)),
+        (
+            "expired, and can be brought back",
+            vault.expired.count.to_string(),
+        ),
+        ("  they added at most", amount(vault.expired.bytes)),
         ("packs", vault.packs.to_string()),
         ("  their bytes", amount(vault.stored_bytes)),
         ("  of them maps and records", amount(vault.map_bytes)),

@@ -3,6 +3,7 @@
 //! arguments, tables, JSON and exit codes.
 #![allow(unreachable_pub, reason = "a program: nobody else reaches its modules")]
 
+mod approval;
 mod arguments;
 mod chosen;
 mod collect;
@@ -14,6 +15,7 @@ mod ending;
 mod expire;
 mod export;
 mod fold;
+mod guard_arguments;
 mod image_format;
 mod image_server;
 mod import;
@@ -28,6 +30,7 @@ mod output;
 mod point_reference;
 mod progress;
 mod protect;
+mod protection;
 mod qemu;
 mod rebuild;
 mod report;
@@ -38,7 +41,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use backstop::{CpuPool, DedupStore, Error, ProtectionServer};
+use backstop::{CpuPool, DedupStore, Error, ProtectionServer, SourceName};
 use serde_json::json;
 
 use crate::arguments::{Arguments, Command};
@@ -80,8 +83,16 @@ fn run(arguments: &Arguments, output: Output) -> Ending {
             Stop::Failed(Error::unavailable("no threads can be started").with_source(error))
         })?;
     let work = async |vault: &DedupStore, server: &ProtectionServer| match &arguments.command {
-        Command::Init => init(vault, output),
+        Command::Init(arguments) => {
+            protection::protect(arguments.protection, server).await?;
+            init(vault, output)
+        }
         Command::Key(key) => keys::key(key, vault, output).await,
+        Command::Protection(command) => {
+            protection::protection(command, vault, server, output).await
+        }
+        Command::Operator(command) => approval::operator(command, vault, output).await,
+        Command::Approval(command) => approval::approval(command, vault, server, output).await,
         Command::Replicate(arguments) => {
             Box::pin(other::replicate(arguments, vault, &cpu, output)).await
         }
@@ -106,7 +117,7 @@ fn run(arguments: &Arguments, output: Output) -> Ending {
 
 fn access(command: &Command) -> Access {
     match command {
-        Command::Init => Access::Create,
+        Command::Init(_) => Access::Create,
         command if command.reads() => Access::Read,
         _ => Access::Own,
     }
@@ -119,12 +130,15 @@ async fn command(
     output: Output,
 ) -> Ending {
     match command {
-        Command::Init
+        Command::Init(_)
         | Command::Key(_)
         | Command::Rebuild(_)
         | Command::Replicate(_)
         | Command::Compare(_)
-        | Command::Heal(_) => Ok(Verdict::Done),
+        | Command::Heal(_)
+        | Command::Protection(_)
+        | Command::Operator(_)
+        | Command::Approval(_) => Ok(Verdict::Done),
         Command::Protect(arguments) => protect::protect(arguments, server, cpu, output).await,
         Command::Check {
             name,
@@ -133,7 +147,14 @@ async fn command(
         } => protect::check(name, image, *verify, server, cpu, output).await,
         Command::Import(arguments) => import::import(arguments, server, cpu, output).await,
         Command::Sources => listing::sources(server, output).await,
-        Command::Points { name } => listing::points(name, server, output).await,
+        Command::Points {
+            name,
+            expired: false,
+        } => listing::points(name, server, output).await,
+        Command::Points { name, .. } => {
+            protection::expired(&SourceName::new(name)?, server, output).await
+        }
+        Command::Undo { points } => protection::undo(points, server, output).await,
         Command::Stats(_) => listing::stats(server, output).await,
         Command::Restore(arguments) => restore::restore(arguments, server, output).await,
         Command::Export(arguments) => export::export(arguments, server, output).await,

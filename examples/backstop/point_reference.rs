@@ -30,37 +30,72 @@ impl PointReference {
         if let Ok(id) = text.parse::<PointId>() {
             return server.point(id).await;
         }
+        self.by_prefix(server, &self.digits()?).await
+    }
+
+    /// Finds the expired point that is meant, by its id or the first digits of
+    /// it. A whole id is not looked for.
+    pub async fn find_expired(&self, server: &ProtectionServer) -> Result<PointId> {
+        let text = self.0.as_str();
+        if let Ok(id) = text.parse::<PointId>() {
+            return Ok(id);
+        }
+        let digits = self.digits()?;
+        let mut expired = Vec::new();
+        for replica in server.sources().await? {
+            let points = server.expired(&replica.source).await?;
+            expired.extend(points.into_iter().map(|expired| expired.point));
+        }
+        let found = only(expired, &digits)?.map(|point| point.id);
+        found.ok_or_else(|| {
+            Error::not_found(format!(
+                "no expired recovery point's id begins with {digits}; `backstop points NAME --expired` lists them"
+            ))
+        })
+    }
+
+    /// The first digits of an id.
+    fn digits(&self) -> Result<String> {
+        let text = self.0.as_str();
         let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !digits || !(FEWEST_DIGITS..32).contains(&text.len()) {
             return Err(Error::invalid_input(format!(
                 "{text:?} names no recovery point: give an id, at least its first {FEWEST_DIGITS} digits, or NAME@latest"
             )));
         }
-        self.by_prefix(server, &text.to_ascii_lowercase()).await
+        Ok(text.to_ascii_lowercase())
     }
 
     async fn by_prefix(&self, server: &ProtectionServer, digits: &str) -> Result<RecoveryPoint> {
-        let mut found: Option<RecoveryPoint> = None;
+        let mut points = Vec::new();
         for replica in server.sources().await? {
-            for point in server.points(&replica.source).await? {
-                if !point.id.to_string().starts_with(digits) {
-                    continue;
-                }
-                if let Some(other) = &found {
-                    return Err(Error::invalid_input(format!(
-                        "{digits} begins the ids of {} and {}: give more digits",
-                        other.id, point.id
-                    )));
-                }
-                found = Some(point);
-            }
+            let of_source = server.points(&replica.source).await?;
+            points.extend(only(of_source, digits)?);
         }
-        found.ok_or_else(|| {
+        only(points, digits)?.ok_or_else(|| {
             Error::not_found(format!(
                 "no recovery point's id begins with {digits}; `backstop points NAME` lists them"
             ))
         })
     }
+}
+
+/// The only one of these points whose id begins so.
+fn only(points: Vec<RecoveryPoint>, digits: &str) -> Result<Option<RecoveryPoint>> {
+    let mut found: Option<RecoveryPoint> = None;
+    for point in points {
+        if !point.id.to_string().starts_with(digits) {
+            continue;
+        }
+        if let Some(other) = &found {
+            return Err(Error::invalid_input(format!(
+                "{digits} begins the ids of {} and {}: give more digits",
+                other.id, point.id
+            )));
+        }
+        found = Some(point);
+    }
+    Ok(found)
 }
 
 async fn newest(server: &ProtectionServer, source: &SourceName) -> Result<RecoveryPoint> {

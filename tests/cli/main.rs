@@ -16,6 +16,7 @@ mod inside;
 mod keys;
 mod lab;
 mod ownership;
+mod protection;
 mod retention;
 #[path = "../rights/mod.rs"]
 mod rights;

@@ -85,17 +85,24 @@ pub(crate) fn start(command: &mut Command) -> Peer {
     panic!("the server ended with {status:?}: {}", said.join("\n"));
 }
 
-/// Sends a request without a body; gives the first line of the answer.
-pub(crate) fn put(address: &str, path: &str, headers: &str) -> String {
+/// Sends a request; gives all of the answer.
+pub(crate) fn send(address: &str, request: &str, headers: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
     write!(
         stream,
-        "PUT {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n{headers}\r\n"
+        "{request} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n{body}"
     )
     .unwrap();
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).unwrap();
-    line
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Sends a request without a body; gives the first line of the answer.
+pub(crate) fn put(address: &str, path: &str, headers: &str) -> String {
+    let answer = send(address, &format!("PUT {path}"), headers, "");
+    answer.lines().next().unwrap_or_default().to_owned()
 }
 
 impl Peer {

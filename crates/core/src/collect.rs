@@ -72,7 +72,12 @@ impl Objects {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CollectReport {
     /// Recovery points and unfinished synchronizations whose data is needed.
+    /// Expired points that can be brought back are among them.
     pub roots: u64,
+    /// Expired points that could be brought back no longer and were removed for
+    /// good.
+    #[serde(default)]
+    pub purged: u64,
     /// Map nodes that were read: each once, however many points share it.
     pub nodes: u64,
     /// Chunks, map nodes and records that are needed, of the packs that were
@@ -92,6 +97,10 @@ pub struct CollectReport {
     pub deleted: Objects,
     /// Condemned packs that wait for readers.
     pub waiting: Objects,
+    /// Packs that are to be deleted and that the store keeps: they are locked
+    /// there, or who runs this may not delete. The next run tries again.
+    #[serde(default)]
+    pub locked: Objects,
     /// How many readers they wait for.
     pub readers: u64,
     /// What is not needed and stays, in packs that were not rewritten.

@@ -45,6 +45,7 @@ mod fold;
 mod identity;
 mod monitor;
 mod point;
+mod protection;
 mod rebuild;
 mod region;
 mod replica;
@@ -79,6 +80,7 @@ pub use point::{
     Consistency, Document, Marks, PointFacts, PointKind, Provenance, RecoveryPoint, Sample,
     StreamSummary, TransferCounts,
 };
+pub use protection::{ExpiredPoint, LONGEST_PROTECTION, MOST_UNSEEN, Protection, VaultTime};
 pub use rebuild::{RebuildOptions, RebuildReport};
 pub use region::{
     MAX_CHUNK_LENGTH, Piece, PieceContent, REGION_LENGTH, RegionIndex, RegionMap, Slice,

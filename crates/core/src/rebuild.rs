@@ -31,7 +31,10 @@ pub struct RebuildReport {
     pub ranges: Vec<DamagedRange>,
     /// Whether there are more.
     pub has_more_ranges: bool,
-    /// Points that had expired. They came back only if that was asked for and
+    /// Points that have expired and can still be brought back, as before; they
+    /// stand among `points` or `damaged` too.
+    pub undoable: Vec<(SourceName, PointId)>,
+    /// Points that were gone for good. They came back only if that was asked for and
     /// they are whole; then they stand among `points` too.
     pub expired: Vec<(SourceName, PointId)>,
     /// Points of which it is known that their commit did not succeed: left out.

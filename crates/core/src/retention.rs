@@ -47,17 +47,17 @@ pub struct RetentionPolicy {
     pub minimum_age: Duration,
 }
 
-mod seconds {
+pub(crate) mod seconds {
     //! A duration as a number of whole seconds.
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(age: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(age: &Duration, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_u64(age.as_secs())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         u64::deserialize(from).map(Duration::from_secs)
     }
 }
@@ -92,6 +92,9 @@ pub enum KeepReason {
     Pinned,
     /// A hold is on it.
     Held,
+    /// The vault keeps it: it has not reached the minimum retention. No policy
+    /// says this; the vault does, of points that a policy would let go.
+    MinimumRetention,
     /// It has not reached the minimum age, or lies in the future.
     Young,
     /// It is among the fewest settled points that stay.

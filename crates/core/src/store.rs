@@ -8,11 +8,11 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BlockSource, ByteCount, CheckSlice, ChunkDigest, CollectOptions, CollectReport, Error, Extent,
-    FoldOptions, FoldReport, Marks, Monitor, PointFacts, PointId, PointKind, RecoveryPoint,
-    RegionAddress, RegionIndex, RegionUpdate, ReplicaState, Result, SnapshotId, SourceName,
-    StreamName, StreamSpec, SynchronizationId, Timestamp, Unfinished, VerifyOptions, VerifyReport,
-    WriteOutcome,
+    BlockSource, ByteCount, CheckSlice, ChunkDigest, CollectOptions, CollectReport, Error,
+    ExpiredPoint, Extent, FoldOptions, FoldReport, Marks, Monitor, Objects, PointFacts, PointId,
+    PointKind, Protection, RecoveryPoint, RegionAddress, RegionIndex, RegionUpdate, ReplicaState,
+    Result, SnapshotId, SourceName, StreamName, StreamSpec, SynchronizationId, Timestamp,
+    Unfinished, VerifyOptions, VerifyReport, WriteOutcome,
 };
 
 /// From what the question "which chunks are needed" is answered.
@@ -179,6 +179,11 @@ pub struct VaultStatistics {
     pub stored_bytes: ByteCount,
     /// Bytes of packs of maps and records.
     pub map_bytes: ByteCount,
+    /// Recovery points that have expired and can be brought back, counted
+    /// nowhere else here, and the bytes that the vault once grew by for them:
+    /// no more than these come back when they are removed for good.
+    #[serde(default)]
+    pub expired: Objects,
     /// The same by replica, sorted by source. Counting them takes time by the
     /// number of points, not of chunks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -351,13 +356,47 @@ pub trait Recovery: BlockSource {
 /// half; which, only looking again tells, and repeating it is safe.
 #[async_trait]
 pub trait Maintenance: Send + Sync {
-    /// Removes points from the catalog, durably and all together. Their space
-    /// is given back by collection. An unknown point is passed over.
+    /// Lets points expire, durably and all together: they are not listed, found
+    /// or opened any more. For as long as the vault's
+    /// [undo window](Protection::undo_window) they are kept and can be
+    /// [brought back](Self::undo); the next collection after it removes them
+    /// for good. Without a window they are removed at once. An unknown point,
+    /// or one that has expired, is passed over.
     ///
     /// # Errors
-    /// [`Conflict`](crate::ErrorKind::Conflict), and nothing removed, if one
-    /// is the head of its replica, pinned or held.
+    /// [`Conflict`](crate::ErrorKind::Conflict), and nothing expired, if one
+    /// is the head of its replica, pinned or held, or younger than the vault's
+    /// [minimum retention](Protection::minimum_retention) by the
+    /// [vault's time](crate::VaultTime).
     async fn expire(&self, points: &[PointId]) -> Result<()>;
+
+    /// Brings expired points back as they were, durably and all together. One
+    /// that has not expired is passed over.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound), and nothing brought back, if
+    /// one is unknown or was removed for good.
+    async fn undo(&self, points: &[PointId]) -> Result<()>;
+
+    /// A source's points that have expired and can be brought back, oldest
+    /// first.
+    async fn expired(&self, source: &SourceName) -> Result<Vec<ExpiredPoint>>;
+
+    /// Until when the minimum retention keeps each of these points, by the
+    /// vault's clock as it goes now; none for what it does not keep and for
+    /// unknown points.
+    async fn kept_until(&self, points: &[PointId]) -> Result<Vec<Option<Timestamp>>>;
+
+    /// How the vault is protected; by default not at all.
+    async fn protection(&self) -> Result<Protection>;
+
+    /// Changes how the vault is protected, durably and at once.
+    ///
+    /// # Errors
+    /// Those of [`Protection::check_change`];
+    /// [`Conflict`](crate::ErrorKind::Conflict) also if the vault wants the
+    /// approval of several operators for what protects less.
+    async fn set_protection(&self, protection: Protection) -> Result<()>;
 
     /// Sets a point's marks, durably.
     ///

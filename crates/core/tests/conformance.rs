@@ -26,6 +26,14 @@ async fn memory_store() {
 }
 
 #[tokio::test]
+async fn memory_store_ages() {
+    conformance::recovery_store_ages(async |clock| {
+        Arc::new(MemoryStore::with_clock(clock)) as Arc<dyn StoreUnderTest>
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn memory_store_heals() {
     let store = std::sync::Mutex::new(MemoryStore::new());
     conformance::recovery_store_heals(

@@ -3,18 +3,19 @@
 #![cfg(all(feature = "conformance", feature = "memory"))]
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use backstop_core::conformance::{self, StoreUnderTest};
 use backstop_core::memory::MemoryStore;
 use backstop_core::{
     BlockSource, ByteCount, ByteOffset, CheckSlice, ChunkDigest, CollectOptions, CollectReport,
-    Deduplication, Document, ErrorKind, Extent, FoldOptions, FoldReport, Geometry, Maintenance,
-    Marks, Monitor, NewPoint, PointId, PointKind, RecoveredRange, Recovery, RecoveryPoint,
-    RecoveryStore, RegionAddress, RegionIndex, RegionUpdate, ReplicaRecord, ReplicaState,
-    ReplicaWriter, Result, SourceName, StoreBegin, StreamName, SynchronizationId, VaultStatistics,
-    VerifyOptions, VerifyReport, WriteOutcome,
+    Deduplication, Document, ErrorKind, ExpiredPoint, Extent, FoldOptions, FoldReport, Geometry,
+    Maintenance, Marks, Monitor, NewPoint, PointId, PointKind, Protection, RecoveredRange,
+    Recovery, RecoveryPoint, RecoveryStore, RegionAddress, RegionIndex, RegionUpdate,
+    ReplicaRecord, ReplicaState, ReplicaWriter, Result, SourceName, StoreBegin, StreamName,
+    SynchronizationId, Timestamp, VaultStatistics, VerifyOptions, VerifyReport, WriteOutcome,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
@@ -51,17 +52,29 @@ enum Mutation {
     ExpiresTheRest,
     /// Slices say nothing of what was written.
     SlicesLagBehind,
+    /// No minimum retention is kept.
+    ForgetsRetention,
+    /// What expires is gone at once.
+    KeepsNothingExpired,
+    /// Of several points, those that are known come back.
+    UndoesWhatItKnows,
 }
 
 #[derive(Clone, Debug)]
 struct Mutant {
     inner: MemoryStore,
     mutation: Mutation,
+    /// How it says that it is protected.
+    told: Arc<Mutex<Protection>>,
 }
 
 impl Mutant {
     fn is(&self, mutation: Mutation) -> bool {
         self.mutation == mutation
+    }
+
+    fn told(&self) -> MutexGuard<'_, Protection> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -166,6 +179,36 @@ impl Maintenance for Mutant {
             }
         }
         result
+    }
+    async fn undo(&self, points: &[PointId]) -> Result<()> {
+        if self.is(Mutation::UndoesWhatItKnows) {
+            for point in points {
+                let _unknown = self.inner.undo(&[*point]).await;
+            }
+        }
+        self.inner.undo(points).await
+    }
+    async fn expired(&self, source: &SourceName) -> Result<Vec<ExpiredPoint>> {
+        self.inner.expired(source).await
+    }
+    async fn kept_until(&self, points: &[PointId]) -> Result<Vec<Option<Timestamp>>> {
+        self.inner.kept_until(points).await
+    }
+    async fn protection(&self) -> Result<Protection> {
+        self.inner.protection().await?;
+        Ok(*self.told())
+    }
+    async fn set_protection(&self, mut protection: Protection) -> Result<()> {
+        let before = *self.told();
+        before.check_change(&protection)?;
+        *self.told() = protection;
+        if self.is(Mutation::ForgetsRetention) {
+            protection.minimum_retention = Duration::ZERO;
+        }
+        if self.is(Mutation::KeepsNothingExpired) {
+            protection.undo_window = Duration::ZERO;
+        }
+        self.inner.set_protection(protection).await
     }
     async fn mark(&self, point: PointId, marks: Marks) -> Result<()> {
         self.inner.mark(point, marks).await
@@ -301,7 +344,12 @@ impl Recovery for HidesUnreadable {
 async fn verdict(mutation: Mutation) -> Option<String> {
     let suite = conformance::recovery_store(async || {
         let inner = MemoryStore::new();
-        Arc::new(Mutant { inner, mutation }) as Arc<dyn StoreUnderTest>
+        let told = Arc::default();
+        Arc::new(Mutant {
+            inner,
+            mutation,
+            told,
+        }) as Arc<dyn StoreUnderTest>
     });
     let panic = AssertUnwindSafe(suite).catch_unwind().await.err()?;
     let message = panic.downcast_ref::<String>().cloned();
@@ -338,6 +386,9 @@ async fn broken_stores_fail_for_the_right_reason() {
         (Mutation::WritesHalf, "a refused write changes nothing"),
         (Mutation::ExpiresTheRest, "none does"),
         (Mutation::SlicesLagBehind, "slice|zeros"),
+        (Mutation::ForgetsRetention, "until when a point is kept"),
+        (Mutation::KeepsNothingExpired, "are listed as such"),
+        (Mutation::UndoesWhatItKnows, "none comes back"),
     ];
     for (mutation, clause) in broken {
         let message = verdict(mutation).await;

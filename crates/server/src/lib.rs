@@ -51,7 +51,8 @@
 //!   than [`idle_max`](ServerSettings::idle_max) is suspended: its memory is
 //!   given back, what it did stays, and its id continues it.
 //! - *Removal.* Only [`expire`](ProtectionServer::expire) removes points, by a
-//!   policy and the server's clock; agents never do.
+//!   policy and the server's clock; agents never do. What the vault protects by
+//!   its own rules stays, whatever the policy.
 //! - *Recovery around damage.* A bad chunk costs its own range, which is
 //!   named; everything else comes back.
 
@@ -65,6 +66,7 @@ mod identity;
 mod idle;
 mod missing;
 mod plan;
+mod protection;
 mod recover;
 mod restore;
 mod retention;

@@ -1,9 +1,11 @@
 //! Expires recovery points by a policy, and keeps those that an operator
 //! wants kept.
 
+use std::collections::BTreeMap;
+
 use backstop_core::{
-    Decision, Error, Marks, PointId, RecoveryPoint, ReplicaState, Result, RetentionPolicy,
-    SourceName,
+    Decision, Error, KeepReason, Marks, PointId, RecoveryPoint, ReplicaState, Result,
+    RetentionPolicy, SourceName, Timestamp, Verdict,
 };
 use tracing::instrument;
 
@@ -17,6 +19,9 @@ pub struct RetentionReport {
     pub source: SourceName,
     /// The decision on each of its points, oldest first.
     pub decisions: Vec<Decision>,
+    /// Until when the vault keeps points that the policy would let go, by the
+    /// vault's clock.
+    pub kept_until: BTreeMap<PointId, Timestamp>,
 }
 
 impl RetentionReport {
@@ -35,9 +40,11 @@ impl RetentionReport {
 
 impl ProtectionServer {
     /// Removes the points of a source that a policy does not keep, all in one
-    /// step, by the server's clock. Their space comes back by collection.
+    /// step, by the server's clock. Their space comes back by collection, when
+    /// their expiry can be [undone](Self::undo) no longer.
     ///
-    /// While the replica is in doubt nothing expires.
+    /// What the vault's own minimum retention still keeps stays, and is told
+    /// so. While the replica is in doubt nothing expires.
     ///
     /// # Errors
     /// [`NotFound`](backstop_core::ErrorKind::NotFound) for a source without
@@ -142,10 +149,23 @@ impl ProtectionServer {
         }
         let points = self.shared.store.points(source).await?;
         let now = self.shared.clock.now();
-        Ok(RetentionReport {
+        let mut report = RetentionReport {
             source: source.clone(),
             decisions: policy.decide(&points, record.head, &record.state, now),
-        })
+            kept_until: BTreeMap::new(),
+        };
+        let expired: Vec<PointId> = report.expired().collect();
+        let kept = self.shared.maintenance.kept_until(&expired).await?;
+        let kept = expired.into_iter().zip(kept);
+        report.kept_until = kept
+            .filter_map(|(point, until)| Some((point, until?)))
+            .collect();
+        for decision in &mut report.decisions {
+            if report.kept_until.contains_key(&decision.point) {
+                decision.verdict = Verdict::Keep(vec![KeepReason::MinimumRetention]);
+            }
+        }
+        Ok(report)
     }
 
     /// Changes a point's marks with its source held, so that changes at the

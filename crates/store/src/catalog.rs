@@ -6,8 +6,9 @@
 //! "p" pack number, 8 big-endian         pack record (JSON)
 //! "r" HMAC of source name, 16           replica (JSON)
 //! "t" HMAC of source, 16; sequence, 8   point record (JSON)
-//! "i" point id, 16                      the point's "t" key
-//! "y" synchronization id, 16            the point's "t" key
+//! "g" HMAC of source, 16; sequence, 8   the same of an expired point
+//! "i" point id, 16                      the point's "t" or "g" key
+//! "y" synchronization id, 16            the point's "t" or "g" key
 //! "u" HMAC of source name, 16           unfinished synchronization (JSON)
 //! "f" HMAC of source name, 16           folded maps of its head (JSON)
 //! "d" pack number, 8 big-endian         a condemned pack (JSON)
@@ -22,6 +23,10 @@
 //! "v"                                   the pack that is verified next (JSON)
 //! "s"                                   the key slots that count (JSON)
 //! "q" month, as 2026-11                 what was asked of the store (JSON)
+//! "a"                                   what protects recovery points (JSON)
+//! "w"                                   the vault's time (JSON)
+//! "j"                                   the operators (JSON)
+//! "z" request's id, 32 digits           a request for approval (JSON)
 //! ```
 
 use std::sync::Arc;
@@ -53,6 +58,7 @@ pub(crate) const CHUNKS: u8 = b'c';
 pub(crate) const PACKS: u8 = b'p';
 pub(crate) const REPLICAS: u8 = b'r';
 pub(crate) const POINTS: u8 = b't';
+pub(crate) const EXPIRED: u8 = b'g';
 pub(crate) const IDS: u8 = b'i';
 pub(crate) const SYNCHRONIZATIONS: u8 = b'y';
 pub(crate) const UNFINISHED: u8 = b'u';
@@ -66,8 +72,11 @@ pub(crate) const NEXT_PACK: &[u8] = b"m";
 pub(crate) const CLEAN_EPOCH: &[u8] = b"e";
 pub(crate) const TAKEOVER: &[u8] = b"x";
 pub(crate) const VERIFIED: &[u8] = b"v";
-/// The key slots that count.
 pub(crate) const COUNTED_SLOTS: &[u8] = b"s";
+pub(crate) const PROTECTION: &[u8] = b"a";
+pub(crate) const VAULT_TIME: &[u8] = b"w";
+pub(crate) const OPERATORS: &[u8] = b"j";
+pub(crate) const APPROVALS: u8 = b'z';
 /// Written with every batch: SlateDB keeps with it when that was.
 pub(crate) const TIME: &[u8] = b"k";
 /// Never there: deleting it shows by the flush that the vault is still ours.
@@ -357,7 +366,7 @@ impl Catalog {
         let Handle::Owner(db) = &self.db else {
             return Err(read_only());
         };
-        if batch.bytes == 0 {
+        if batch.is_empty() {
             return Ok(());
         }
         let _changing = self.clock.changing();
@@ -457,11 +466,16 @@ impl Catalog {
         prefixed(POINTS, self.source_hash(source))
     }
 
+    pub(crate) fn expired_prefix(&self, source: &SourceName) -> [u8; 17] {
+        prefixed(EXPIRED, self.source_hash(source))
+    }
+
     pub(crate) fn point_key(&self, source: &SourceName, sequence: u64) -> [u8; 25] {
-        let mut key = [0; 25];
-        key[..17].copy_from_slice(&self.points_prefix(source));
-        key[17..].copy_from_slice(&sequence.to_be_bytes());
-        key
+        sequenced(self.points_prefix(source), sequence)
+    }
+
+    pub(crate) fn expired_key(&self, source: &SourceName, sequence: u64) -> [u8; 25] {
+        sequenced(self.expired_prefix(source), sequence)
     }
 }
 
@@ -472,6 +486,13 @@ fn read_only() -> backstop_core::Error {
 fn prefixed(kind: u8, hash: [u8; 16]) -> [u8; 17] {
     let mut key = [kind; 17];
     key[1..].copy_from_slice(&hash);
+    key
+}
+
+fn sequenced(prefix: [u8; 17], sequence: u64) -> [u8; 25] {
+    let mut key = [0; 25];
+    key[..17].copy_from_slice(&prefix);
+    key[17..].copy_from_slice(&sequence.to_be_bytes());
     key
 }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use backstop_core::{
     ByteCount, Document, Encoding, Error, ErrorKind, HashedChunk, MAX_CHUNK_LENGTH, NewPoint,
-    RecoveryPoint, ReplicaState, Result, StreamSummary, VerifiedChunk,
+    RecoveryPoint, ReplicaState, Result, StreamSummary, Timestamp, VerifiedChunk,
 };
 use bytes::Bytes;
 use metrics::counter;
@@ -50,6 +50,7 @@ pub(crate) async fn commit(
     for point in points {
         members.push(member(vault, point).await?);
     }
+    let now = vault.time().await?.time;
     let mut records = Vec::with_capacity(members.len());
     let mut fresh = Vec::new();
     let group = group(&members);
@@ -60,7 +61,7 @@ pub(crate) async fn commit(
                 // Never given again, whatever becomes of this commit: the
                 // record may be durable before it fails.
                 let sequence = vault.next_sequence.fetch_add(1, Ordering::AcqRel);
-                let record = prepare(vault, &session, &point, sequence, group).await?;
+                let record = prepare(vault, &session, &point, (sequence, now), group).await?;
                 records.push(record.point.clone());
                 fresh.push((session, point, record));
             }
@@ -161,7 +162,7 @@ async fn prepare(
     vault: &Arc<Vault>,
     session: &Session,
     new: &NewPoint,
-    sequence: u64,
+    (sequence, now): (u64, Timestamp),
     group: Option<PointGroup>,
 ) -> Result<PointRecord> {
     let Settled { maps, .. } = session.settle().await?;
@@ -183,7 +184,9 @@ async fn prepare(
         epoch: vault.catalog.epoch(),
         state: new.state.clone(),
         group,
+        committed: Some(now),
         frame: None,
+        expiry: None,
         point: RecoveryPoint {
             id: new.id,
             source: session.begin.source.clone(),

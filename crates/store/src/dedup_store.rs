@@ -13,7 +13,7 @@ use futures::stream::BoxStream;
 use object_store::ObjectStore;
 
 use crate::builder::DedupStoreBuilder;
-use crate::catalog::{Batch, REPLICAS};
+use crate::catalog::{Batch, REPLICAS, synchronization_key};
 use crate::commit::{self, DOCUMENTS};
 use crate::fold;
 use crate::image::Image;
@@ -248,7 +248,9 @@ impl RecoveryStore for DedupStore {
             session.end().await;
             vault.forget(begin.id);
         }
-        if vault.committed(begin.id).await?.is_some() {
+        // Its point may have expired, and come back.
+        let key = synchronization_key(begin.id);
+        if vault.point_by(&key).await?.is_some() {
             return Err(Error::conflict(format!(
                 "synchronization {} was committed; begin one with another id",
                 begin.id

@@ -49,6 +49,25 @@ pub(crate) fn refuses_writes(error: &AnyError) -> bool {
     causes(error).any(|cause| says_full(cause) || says_refused(cause))
 }
 
+/// Whether a cause says that an object may not be deleted: nobody may, as it is
+/// locked, or whoever asks may not.
+fn says_kept(cause: &AnyError) -> bool {
+    let store = cause.downcast_ref::<StoreError>();
+    says_refused(cause)
+        || matches!(
+            store,
+            // What stores answer for objects under a lock or a legal hold.
+            Some(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. })
+        )
+        // S3 tells it for each object of an answer that is none of an error.
+        || cause.to_string().contains("(code: AccessDenied)")
+}
+
+/// Whether an error of deleting an object tells that it stays where it is.
+pub(crate) fn refuses_deletion(error: &AnyError) -> bool {
+    causes(error).any(says_kept)
+}
+
 /// Whether an error tells that what was asked for is damaged or gone. That the
 /// catalog is damaged tells nothing of it.
 pub(crate) fn is_damage(error: &Error) -> bool {

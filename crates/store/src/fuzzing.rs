@@ -3,18 +3,20 @@
 //! them, and what it accepts must survive a round trip.
 
 use backstop_core::{
-    ByteCount, ChunkDigest, Encoding, PointId, RegionMap, ReplicaState, Slice, SliceContent,
-    SnapshotId, SourceName, StreamName, SynchronizationId,
+    ByteCount, ChunkDigest, Encoding, PointId, Protection, RegionMap, ReplicaState, Slice,
+    SliceContent, SnapshotId, SourceName, StreamName, SynchronizationId, VaultTime,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::approvals::ApprovalRequest;
 use crate::header::{Credential, KeySlot, VaultHeader};
 use crate::lease::Lease;
 use crate::ledger::{LedgerEntry, PageRecord};
 use crate::manifest::{Entry, Manifest};
 use crate::map::node::{Node, no_children};
 use crate::map::tree::ImageMap;
+use crate::operators::Operators;
 use crate::pack::frame::{self, Content, FrameHeader, HEADER_LENGTH, PlainFrame};
 use crate::pack::index::Location;
 use crate::pack::name::{PackKind, PackName};
@@ -119,6 +121,10 @@ pub fn catalog_record(bytes: &[u8]) {
     record_round_trips::<Lease>(bytes);
     record_round_trips::<CondemnedPack>(bytes);
     record_round_trips::<FoldedEntry>(bytes);
+    record_round_trips::<VaultTime>(bytes);
+    record_round_trips::<Protection>(bytes);
+    record_round_trips::<Operators>(bytes);
+    record_round_trips::<ApprovalRequest>(bytes);
     record_round_trips::<ReaderRecord>(bytes);
     record_round_trips::<PageRecord>(bytes);
     record_round_trips::<LedgerEntry>(bytes);
@@ -316,7 +322,7 @@ pub fn seeds() -> backstop_core::Result<Vec<(&'static str, String, Vec<u8>)>> {
 }
 
 const POINT: &str = r#"{"format":0,"point":{"id":"01010101010101010101010101010101","source":"vm","time":1700000000000,"sequence":3,"kind":"express-full","consistency":"crash","snapshot_time":null,"base":null,"synchronization":"02020202020202020202020202020202","streams":[{"name":"disk","length":4096}],"counts":{"bytes_changed":1,"bytes_read":2,"bytes_sampled":1,"bytes_sent":3,"bytes_unreadable":0},"bytes_added":77,"sample":{"compared":1,"differed":0},"marks":{"pinned":true,"holds":["lawsuit"]},"provenance":{"host":"a"}},"manifest":"0303030303030303030303030303030303030303030303030303030303030303","epoch":7,"state":{"state":"consistent"},"group":{"id":"01010101010101010101010101010101","members":2}}"#;
-const PAGE: &str = r#"{"format":0,"page":{"entries":[{"sequence":4,"event":"expired","points":["01010101010101010101010101010101"]},{"sequence":5,"event":"marked","point":"01010101010101010101010101010101","marks":{"pinned":true,"holds":["lawsuit"]}},{"sequence":6,"event":"state","source":"vm","state":{"state":"consistent"}},{"sequence":7,"event":"condemned","packs":["0000000000000001-00112233445566778899aabbccddeeff"]}]}}"#;
+const PAGE: &str = r#"{"format":0,"page":{"entries":[{"sequence":4,"event":"removed","points":["01010101010101010101010101010101"]},{"sequence":4,"event":"expired","point":"01010101010101010101010101010101","expiry":{"at":5,"until":6}},{"sequence":5,"event":"marked","point":"01010101010101010101010101010101","marks":{"pinned":true,"holds":["lawsuit"]}},{"sequence":6,"event":"state","source":"vm","state":{"state":"consistent"}},{"sequence":7,"event":"condemned","packs":["0000000000000001-00112233445566778899aabbccddeeff"]}]}}"#;
 const SUMMARY: &str = r#"{"format":0,"page":{"summary":{"sequence":9,"part":0,"parts":1,"points":["01010101010101010101010101010101"],"marks":[],"states":[["vm",{"state":"pending"}]],"condemned":[]}}}"#;
 const HEADER: &str = r#"{"magic":"backstop vault","format":0,"id":"00112233445566778899aabbccddeeff","created":1700000000000,"encrypted":true,"catalog":1,"check":"00112233445566778899aabbccddeeff"}"#;
 const OPEN_SLOT: &str = r#"{"format":0,"id":"0011223344556677","check":"00112233445566778899aabbccddeeff","kind":"open","key":"0505050505050505050505050505050505050505050505050505050505050505"}"#;

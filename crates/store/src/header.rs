@@ -123,7 +123,7 @@ const LANES: u32 = 1;
 const MAX_MEMORY_KIB: u32 = 1 << 20;
 const MAX_PASSES: u32 = 64;
 
-fn to_hex(bytes: &[u8]) -> String {
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
     bytes
@@ -132,7 +132,7 @@ fn to_hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-fn from_hex(what: &str, text: &str) -> Result<Zeroizing<Vec<u8>>> {
+pub(crate) fn from_hex(what: &str, text: &str) -> Result<Zeroizing<Vec<u8>>> {
     let digits = text.as_bytes();
     let pairs = digits.chunks_exact(2);
     if !pairs.remainder().is_empty() || !digits.iter().all(u8::is_ascii_hexdigit) {

@@ -12,6 +12,7 @@
 use backstop_core::{CpuPool, Error, ErrorKind, Result};
 use bytes::Bytes;
 
+use crate::approvals::{self, GuardedAction};
 use crate::catalog::{Batch, COUNTED_SLOTS, Catalog, OWNER_PROOF};
 use crate::dedup_store::DedupStore;
 use crate::header::{Credential, KeySlot, VaultHeader};
@@ -280,6 +281,28 @@ async fn find(vault: &Vault, id: &str) -> Result<(Vec<KeySlotInfo>, KeySlotKind)
     Ok((slots, kind))
 }
 
+/// Fails if a slot can't be removed; gives the slots that are there.
+pub(crate) async fn check_removal(vault: &Vault, id: &str) -> Result<Vec<KeySlotInfo>> {
+    let (slots, kind) = find(vault, id).await?;
+    let opening = slots.iter().filter(|slot| slot.kind.opens()).count();
+    if kind.opens() && opening < 2 {
+        return Err(Error::conflict(format!(
+            "key slot {id} is the last that opens the vault at {}; add another first",
+            vault.place.name
+        )));
+    }
+    Ok(slots)
+}
+
+/// Removes a slot, whoever has to approve it. The commit lock is held.
+pub(crate) async fn remove(vault: &Vault, id: &str) -> Result<()> {
+    let slots = check_removal(vault, id).await?;
+    vault
+        .commit_batch(counting(&slots, None, Some(id))?)
+        .await?;
+    delete(vault, id).await
+}
+
 impl DedupStore {
     /// The vault's key slots, sorted by id. A reader may ask too.
     ///
@@ -315,7 +338,8 @@ impl DedupStore {
     ///
     /// # Errors
     /// As [`add_key`](Self::add_key); [`ErrorKind::NotFound`] if there is no
-    /// such slot.
+    /// such slot; [`ErrorKind::Conflict`] if removing it takes the approval of
+    /// several operators: add one, and ask for the removal of the other.
     pub async fn replace_key(&self, id: &str, credential: &Credential) -> Result<KeySlotInfo> {
         let vault = &self.vault;
         let _changing = vault.place.meter.begin(Operation::Manage);
@@ -324,6 +348,10 @@ impl DedupStore {
         let slot = sealed(&vault.cpu, &vault.key, credential).await?;
         let _one = vault.commit.lock().await;
         let (slots, _) = find(vault, id).await?;
+        let slot_goes = GuardedAction::RemoveKey {
+            slot: id.to_owned(),
+        };
+        approvals::check(vault, &slot_goes).await?;
         let added = add(vault, &slots, slot, Some(id)).await?;
         delete(vault, id).await?;
         Ok(added)
@@ -336,23 +364,18 @@ impl DedupStore {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is no such slot;
-    /// [`ErrorKind::Conflict`] if it is the last one that opens the vault;
-    /// otherwise as [`add_key`](Self::add_key).
+    /// [`ErrorKind::Conflict`] if it is the last one that opens the vault, or if
+    /// removing it takes the approval of several operators; otherwise as [`add_key`](Self::add_key).
     pub async fn remove_key(&self, id: &str) -> Result<()> {
         let vault = &self.vault;
         let _changing = vault.place.meter.begin(Operation::Manage);
         vault.writer()?;
         let _one = vault.commit.lock().await;
-        let (slots, kind) = find(vault, id).await?;
-        let opening = slots.iter().filter(|slot| slot.kind.opens()).count();
-        if kind.opens() && opening < 2 {
-            return Err(Error::conflict(format!(
-                "key slot {id} is the last that opens the vault at {}; add another first",
-                vault.place.name
-            )));
-        }
-        let batch = counting(&slots, None, Some(id))?;
-        vault.commit_batch(batch).await?;
-        delete(vault, id).await
+        check_removal(vault, id).await?;
+        let action = GuardedAction::RemoveKey {
+            slot: id.to_owned(),
+        };
+        approvals::check(vault, &action).await?;
+        remove(vault, id).await
     }
 }

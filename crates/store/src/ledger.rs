@@ -13,26 +13,35 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use backstop_core::{ChunkDigest, Error, Marks, PointId, ReplicaState, Result, SourceName};
+use backstop_core::{
+    ChunkDigest, Error, Marks, PointId, Protection, ReplicaState, Result, SourceName, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
+use crate::approvals;
 use crate::catalog::{
-    Batch, CONDEMNED, COUNTERS, Catalog, EVENTS, LEDGER, PACKS, POINTS, REPLICAS,
+    Batch, CONDEMNED, COUNTERS, Catalog, EVENTS, EXPIRED, LEDGER, PACKS, POINTS, REPLICAS,
 };
 use crate::catalog::{numbered_key, pack_number};
 use crate::commit::compressed_frame;
 use crate::map::tree::digest_text;
+use crate::operators::Operators;
 use crate::pack::frame::{Content, PlainFrame};
 use crate::pack::name::{PackKind, PackName};
-use crate::record::{self, Counters, PackRecord, PointRecord, ReplicaEntry};
+use crate::record::{self, Counters, Expiry, PackRecord, PointRecord, ReplicaEntry};
+use crate::removal;
 use crate::vault::Vault;
 
 /// What no point's record tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "event")]
 pub(crate) enum Event {
-    /// Points are gone.
-    Expired { points: Vec<PointId> },
+    /// A point has expired, and can be brought back.
+    Expired { point: PointId, expiry: Expiry },
+    /// It is back.
+    Undone { point: PointId },
+    /// Points are gone for good.
+    Removed { points: Vec<PointId> },
     /// An operator set the marks of a point.
     Marked { point: PointId, marks: Marks },
     /// A replica came into another state, otherwise than by a commit.
@@ -40,6 +49,10 @@ pub(crate) enum Event {
         source: SourceName,
         state: ReplicaState,
     },
+    /// The vault is protected otherwise.
+    Protected { protection: Protection },
+    /// There are other operators, or another number of them is needed.
+    Operators { operators: Operators },
     /// Nobody may rely on these packs any more.
     Condemned { packs: Vec<PackName> },
 }
@@ -59,8 +72,17 @@ pub(crate) struct Summary {
     /// Of several pages, which; they count only together.
     pub(crate) part: u32,
     pub(crate) parts: u32,
-    /// All points that were.
+    /// The vault's time.
+    #[serde(default)]
+    pub(crate) time: Option<Timestamp>,
+    #[serde(default)]
+    pub(crate) protection: Option<Protection>,
+    #[serde(default)]
+    pub(crate) operators: Option<Operators>,
+    /// All points that were, expired ones that could be brought back among them.
     pub(crate) points: Vec<PointId>,
+    #[serde(default)]
+    pub(crate) expired: Vec<(PointId, Expiry)>,
     /// Those of them that were marked.
     pub(crate) marks: Vec<(PointId, Marks)>,
     pub(crate) states: Vec<(SourceName, ReplicaState)>,
@@ -182,7 +204,9 @@ pub(crate) async fn commit(vault: &Vault, mut batch: Batch, events: Vec<Event>) 
         batch.put(&numbered_key(EVENTS, sequence), &record::encode(&entry)?);
         entries.push(entry);
     }
-    put_counters(vault, &mut batch)?;
+    if !entries.is_empty() {
+        put_counters(vault, &mut batch)?;
+    }
     vault.commit_batch(batch).await?;
     vault.ledger.lock().pending.extend(entries);
     Ok(())
@@ -283,16 +307,22 @@ pub(crate) async fn settle(vault: &Arc<Vault>) -> Result<()> {
 async fn summary(vault: &Vault) -> Result<(Vec<PlainFrame>, Written)> {
     let mut all = Summary {
         sequence: vault.next_sequence.load(Ordering::Acquire),
+        time: Some(vault.time().await?.time),
+        protection: Some(removal::protection(vault).await?),
+        operators: Some(approvals::operators(vault).await?),
         ..Summary::default()
     };
-    let mut points = vault.catalog.scan(&[POINTS]).await?;
-    while let Some((_, value)) = points.next().await? {
-        let record: PointRecord = record::decode("a point's record", &value)?;
-        let point = record.point;
-        if point.marks != Marks::default() {
-            all.marks.push((point.id, point.marks));
+    for prefix in [POINTS, EXPIRED] {
+        let mut points = vault.catalog.scan(&[prefix]).await?;
+        while let Some((_, value)) = points.next().await? {
+            let record: PointRecord = record::decode("a point's record", &value)?;
+            let (point, expiry) = (record.point, record.expiry);
+            all.expired.extend(expiry.map(|expiry| (point.id, expiry)));
+            if point.marks != Marks::default() {
+                all.marks.push((point.id, point.marks));
+            }
+            all.points.push(point.id);
         }
-        all.points.push(point.id);
     }
     let mut replicas = vault.catalog.scan(&[REPLICAS]).await?;
     while let Some((_, value)) = replicas.next().await? {
@@ -329,12 +359,17 @@ fn split(mut all: Summary) -> Result<Vec<Summary>> {
             sequence: all.sequence,
             part: 0,
             parts: 0,
+            time: all.time,
+            protection: all.protection,
+            operators: all.operators.clone(),
             points: take(&mut all.points, PER_PAGE),
+            expired: take(&mut all.expired, PER_EVENT),
             marks: take(&mut all.marks, PER_EVENT),
             states: take(&mut all.states, PER_EVENT),
             condemned: take(&mut all.condemned, PER_PAGE),
         });
         let is_empty = all.points.is_empty()
+            && all.expired.is_empty()
             && all.marks.is_empty()
             && all.states.is_empty()
             && all.condemned.is_empty();
@@ -401,7 +436,7 @@ mod tests {
         let entries = Page::Entries(vec![
             entry(
                 1,
-                Event::Expired {
+                Event::Removed {
                     points: vec![point(1), point(2)],
                 },
             ),
@@ -430,7 +465,17 @@ mod tests {
             sequence: 12,
             part: 0,
             parts: 1,
+            time: Some(Timestamp(7)),
+            protection: Some(Protection::default()),
+            operators: None,
             points: vec![point(3)],
+            expired: vec![(
+                point(3),
+                Expiry {
+                    at: Timestamp(5),
+                    until: Timestamp(6),
+                },
+            )],
             marks: vec![(point(3), marks)],
             states: vec![(source, ReplicaState::Consistent)],
             condemned: vec![PackName::generate(4).unwrap()],

@@ -29,10 +29,12 @@
 //! `backstop_store_request_bytes` count what the object store is asked, with the
 //! labels `operation`, `object` and `request`; [`DedupStore::usage`] gives the same.
 
+mod approvals;
 mod builder;
 mod catalog;
 mod catalog_admin;
 mod catalog_clock;
+mod changes;
 mod check;
 mod codec;
 mod collect;
@@ -55,6 +57,7 @@ mod maintenance;
 mod manifest;
 mod map;
 mod nodes;
+mod operators;
 mod orphans;
 mod owner;
 mod pack;
@@ -63,6 +66,7 @@ mod prices;
 mod readers;
 mod rebuild;
 mod record;
+mod removal;
 mod replicate;
 mod seal;
 mod sealed_blocks;
@@ -73,10 +77,12 @@ mod usage;
 mod vault;
 mod verify;
 
+pub use approvals::{ApprovalRequest, Approved, GuardedAction};
 pub use builder::DedupStoreBuilder;
 pub use dedup_store::DedupStore;
 pub use header::Credential;
 pub use keys::{KeySlotInfo, KeySlotKind};
+pub use operators::{Approval, Operator, OperatorKey, OperatorPublicKey, Operators};
 pub use owner::Takeover;
 pub use prices::{Amount, Gigabyte, Price, PriceList};
 pub use settings::{MemoryBudget, VaultSettings};

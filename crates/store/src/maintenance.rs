@@ -1,26 +1,25 @@
-//! [`Maintenance`] of a vault: expiry, marks and statistics.
+//! [`Maintenance`] of a vault: what it does where, and its statistics.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use backstop_core::{
-    ByteCount, CollectOptions, CollectReport, Error, FoldOptions, FoldReport, Maintenance, Marks,
-    Monitor, PointId, ReplicaStatistics, Result, SourceName, VaultStatistics, VerifyOptions,
-    VerifyReport,
+    ByteCount, CollectOptions, CollectReport, Error, ExpiredPoint, FoldOptions, FoldReport,
+    Maintenance, Marks, Monitor, PointId, Protection, ReplicaStatistics, Result, SourceName,
+    Timestamp, VaultStatistics, VerifyOptions, VerifyReport,
 };
 
 use tracing::Instrument;
 
-use crate::catalog::{self, Batch, PACKS, POINTS, REPLICAS};
+use crate::catalog::{EXPIRED, PACKS, POINTS, REPLICAS};
 use crate::collect;
 use crate::dedup_store::DedupStore;
 use crate::folding;
-use crate::ledger::{self, Event, PER_EVENT};
 use crate::pack::name::PackKind;
 use crate::record::{self, PackRecord, PointRecord};
+use crate::removal;
 use crate::usage::Operation;
 use crate::usage::meter::carried;
-use crate::vault::Vault;
 use crate::verify;
 
 /// Runs a change of the catalog to its end even when its caller goes away: the
@@ -32,67 +31,47 @@ pub(crate) async fn to_its_end<T: Send + 'static>(
     done.map_err(|error| Error::internal("a change of the catalog panicked").with_source(error))?
 }
 
-async fn expire(vault: &Vault, points: &[PointId]) -> Result<()> {
-    vault.writer()?;
-    let _one = vault.commit.lock().await;
-    let mut batch = Batch::default();
-    let mut gone = Vec::new();
-    for id in points {
-        let Some(PointRecord { point, .. }) = vault.point_by(&catalog::id_key(*id)).await? else {
-            continue;
-        };
-        let replica = vault.replica_entry(&point.source).await?;
-        if replica.and_then(|entry| entry.head) == Some(*id) {
-            return Err(Error::conflict(format!(
-                "recovery point {id} is the newest of {}; the next synchronization needs it",
-                point.source
-            )));
-        }
-        if point.marks.pinned || !point.marks.holds.is_empty() {
-            return Err(Error::conflict(format!(
-                "recovery point {id} is pinned or held"
-            )));
-        }
-        batch.delete(&vault.catalog.point_key(&point.source, point.sequence));
-        batch.delete(&catalog::id_key(*id));
-        batch.delete(&catalog::synchronization_key(point.synchronization));
-        gone.push(*id);
-    }
-    let events = gone.chunks(PER_EVENT).map(|points| Event::Expired {
-        points: points.to_vec(),
-    });
-    if gone.is_empty() {
-        return Ok(());
-    }
-    ledger::commit(vault, batch, events.collect()).await
-}
-
-async fn mark(vault: &Vault, id: PointId, marks: Marks) -> Result<()> {
-    vault.writer()?;
-    let _one = vault.commit.lock().await;
-    let mut record = vault.point_record(id).await?;
-    record.point.marks = marks.clone();
-    let point = &record.point;
-    let key = vault.catalog.point_key(&point.source, point.sequence);
-    let mut batch = Batch::default();
-    batch.put(&key, &record::encode(&record)?);
-    let event = Event::Marked { point: id, marks };
-    ledger::commit(vault, batch, vec![event]).await
-}
-
 #[async_trait]
 impl Maintenance for DedupStore {
     async fn expire(&self, points: &[PointId]) -> Result<()> {
         let (vault, points) = (Arc::clone(&self.vault), points.to_vec());
         let meter = Arc::clone(&vault.place.meter);
-        let expiring = to_its_end(async move { expire(&vault, &points).await });
+        let expiring = to_its_end(async move { removal::expire(&vault, &points).await });
         meter.during(Operation::Manage, expiring).await
+    }
+
+    async fn undo(&self, points: &[PointId]) -> Result<()> {
+        let (vault, points) = (Arc::clone(&self.vault), points.to_vec());
+        let meter = Arc::clone(&vault.place.meter);
+        let undoing = to_its_end(async move { removal::undo(&vault, &points).await });
+        meter.during(Operation::Manage, undoing).await
+    }
+
+    async fn expired(&self, source: &SourceName) -> Result<Vec<ExpiredPoint>> {
+        let _listing = self.vault.place.meter.begin(Operation::List);
+        removal::expired(&self.vault, source).await
+    }
+
+    async fn kept_until(&self, points: &[PointId]) -> Result<Vec<Option<Timestamp>>> {
+        let _listing = self.vault.place.meter.begin(Operation::List);
+        removal::kept_until(&self.vault, points).await
+    }
+
+    async fn protection(&self) -> Result<Protection> {
+        removal::protection(&self.vault).await
+    }
+
+    async fn set_protection(&self, protection: Protection) -> Result<()> {
+        let vault = Arc::clone(&self.vault);
+        let meter = Arc::clone(&vault.place.meter);
+        let setting = to_its_end(async move { removal::set_protection(&vault, protection).await });
+        meter.during(Operation::Manage, setting).await
     }
 
     async fn mark(&self, point: PointId, marks: Marks) -> Result<()> {
         let vault = Arc::clone(&self.vault);
         let meter = Arc::clone(&vault.place.meter);
-        let marking = to_its_end(async move { mark(&vault, point, marks).await });
+        let marking = to_its_end(async move { removal::mark(&vault, point, marks).await });
         meter.during(Operation::Manage, marking).await
     }
 
@@ -155,6 +134,12 @@ impl Maintenance for DedupStore {
         statistics
             .by_replica
             .sort_by(|a, b| a.source.cmp(&b.source));
+        let mut expired = catalog.scan(&[EXPIRED]).await?;
+        while let Some((_, value)) = expired.next().await? {
+            let record: PointRecord = record::decode("a point's record", &value)?;
+            let added = record.point.bytes_added.unwrap_or_default();
+            statistics.expired.add(added.0);
+        }
         let mut packs = catalog.scan(&[PACKS]).await?;
         while let Some((_, value)) = packs.next().await? {
             let record: PackRecord = record::decode("a pack's record", &value)?;

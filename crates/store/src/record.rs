@@ -36,9 +36,31 @@ pub(crate) struct PointRecord {
     /// Of several that were committed together, which.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) group: Option<PointGroup>,
+    /// When it was committed, by the vault's time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) committed: Option<Timestamp>,
     /// In the catalog: the frame in which it stands as it was committed.
     #[serde(default, with = "digest_text", skip_serializing_if = "Option::is_none")]
     pub(crate) frame: Option<ChunkDigest>,
+    /// In the catalog, of one that can be brought back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) expiry: Option<Expiry>,
+}
+
+/// When a point expired, and until when at least it can be brought back, by the
+/// vault's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Expiry {
+    pub(crate) at: Timestamp,
+    pub(crate) until: Timestamp,
+}
+
+impl PointRecord {
+    /// When it was committed, by the vault's time. Of one that does not tell,
+    /// the server's word counts.
+    pub(crate) fn committed(&self) -> Timestamp {
+        self.committed.unwrap_or(self.point.time)
+    }
 }
 
 /// A pack that nothing needs: nobody may rely on it any more, and it is deleted

@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
 
 use backstop_core::{
-    BufferPool, Clock, Codecs, CpuPool, Error, ErrorKind, PointId, PooledBuffer, REGION_LENGTH,
-    RecoveryPoint, Result, SourceName, SynchronizationId,
+    BufferPool, Clock, Codecs, CpuPool, Error, ErrorKind, ExpiredPoint, PointId, PooledBuffer,
+    REGION_LENGTH, RecoveryPoint, Result, SourceName, SynchronizationId, VaultTime,
 };
 use tokio::sync::{Mutex, RwLock};
 
-use crate::catalog::{self, Batch, CONDEMNED, Catalog, PACKS, pack_number};
+use crate::catalog::{
+    self, Batch, CONDEMNED, Catalog, EXPIRED, PACKS, POINTS, VAULT_TIME, pack_number,
+};
 use crate::header::VaultHeader;
 use crate::ledger::Ledger;
 use crate::manifest::Manifest;
@@ -131,6 +133,9 @@ impl Vault {
         if self.doubtful.load(Ordering::Acquire) {
             return Err(self.in_doubt());
         }
+        if !batch.is_empty() {
+            batch.put(VAULT_TIME, &record::encode(&self.time().await?)?);
+        }
         months::keep_if_due(self, &mut batch).await;
         let doubtful = || self.doubtful.store(true, Ordering::Release);
         let written = self.catalog.write(batch).await;
@@ -141,6 +146,24 @@ impl Vault {
             }
         })?;
         self.catalog.flush().await.inspect_err(|_| doubtful())
+    }
+
+    /// The vault's time: what it was at the last durable change, and what the
+    /// clock has told since, as far as it is believed.
+    pub(crate) async fn time(&self) -> Result<VaultTime> {
+        let now = self.clock.now();
+        let value = self.catalog.get(VAULT_TIME).await?;
+        let kept = value
+            .map(|value| record::decode::<VaultTime>("the vault's time", &value))
+            .transpose()?;
+        Ok(kept.map_or(VaultTime::starting(now), |kept| kept.at(now)))
+    }
+
+    /// Keeps the vault's time, durably.
+    pub(crate) async fn keep_time(&self) -> Result<()> {
+        let mut batch = Batch::default();
+        batch.put(VAULT_TIME, &record::encode(&self.time().await?)?);
+        self.commit_batch(batch).await
     }
 
     fn sessions(&self) -> MutexGuard<'_, HashMap<SynchronizationId, Arc<Session>>> {
@@ -268,7 +291,19 @@ impl Vault {
         manifest.map_err(|error| error.within(format_args!("recovery point {id}")))
     }
 
-    /// The record that an index of points names.
+    /// All points, those that can be brought back too.
+    pub(crate) async fn all_points(&self) -> Result<Vec<PointRecord>> {
+        let mut points = Vec::new();
+        for prefix in [POINTS, EXPIRED] {
+            let mut entries = self.catalog.scan(&[prefix]).await?;
+            while let Some((_, value)) = entries.next().await? {
+                points.push(record::decode("a point's record", &value)?);
+            }
+        }
+        Ok(points)
+    }
+
+    /// The record that an index of points names, expired or not.
     pub(crate) async fn point_by(&self, index_key: &[u8]) -> Result<Option<PointRecord>> {
         let Some(key) = self.catalog.get_durable(index_key).await? else {
             return Ok(None);
@@ -279,8 +314,12 @@ impl Vault {
             .transpose()
     }
 
+    /// The record of a point that has not expired.
     pub(crate) async fn point_record(&self, id: PointId) -> Result<PointRecord> {
         let found = self.point_by(&catalog::id_key(id)).await?;
+        if found.as_ref().is_some_and(|found| found.expiry.is_some()) {
+            return Err(ExpiredPoint::gone(id));
+        }
         found.ok_or_else(|| {
             Error::not_found(format!(
                 "recovery point {id} is not in the vault at {}",
@@ -291,6 +330,7 @@ impl Vault {
 
     pub(crate) async fn committed(&self, id: SynchronizationId) -> Result<Option<RecoveryPoint>> {
         let found = self.point_by(&catalog::synchronization_key(id)).await?;
+        let found = found.filter(|record| record.expiry.is_none());
         Ok(found.map(|record| record.point))
     }
 }

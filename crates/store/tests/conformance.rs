@@ -2,13 +2,22 @@
 
 use std::sync::Arc;
 
-use backstop_core::conformance::{StoreUnderTest, recovery_store};
+use backstop_core::conformance::{StoreUnderTest, recovery_store, recovery_store_ages};
 use backstop_store::{Credential, DedupStore};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vault_in_memory_conforms() {
     recovery_store(async || {
         Arc::new(DedupStore::create("memory://").await.unwrap()) as Arc<dyn StoreUnderTest>
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_ages_by_its_own_time() {
+    recovery_store_ages(async |clock| {
+        let builder = DedupStore::at("memory://").with_clock(clock);
+        Arc::new(builder.create().await.unwrap()) as Arc<dyn StoreUnderTest>
     })
     .await;
 }

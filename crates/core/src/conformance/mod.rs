@@ -30,5 +30,6 @@ pub use block_source::block_source;
 pub use block_target::block_target;
 pub use protection_service::protection_service;
 pub use recovery_store::{
-    StoreUnderTest, recovery_store, recovery_store_by_seed, recovery_store_heals,
+    StoreUnderTest, recovery_store, recovery_store_ages, recovery_store_by_seed,
+    recovery_store_heals,
 };

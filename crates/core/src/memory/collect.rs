@@ -10,9 +10,16 @@ use crate::{ChunkDigest, CollectReport};
 impl Vault {
     /// See [`crate::Maintenance::collect`].
     pub(super) fn collect(&mut self, dry_run: bool) -> CollectReport {
+        let due = self.due();
+        if !dry_run {
+            self.expired.retain(|id, _| !due.contains(id));
+            self.tick();
+        }
         let mut live = BTreeSet::new();
         let mut roots = 0;
-        for entry in self.points.values() {
+        let waiting = self.expired.iter().filter(|(id, _)| !due.contains(id));
+        let waiting = waiting.map(|(_, expired)| &expired.entry);
+        for entry in self.points.values().chain(waiting) {
             roots += 1;
             entry.images.iter().for_each(|image| name(image, &mut live));
         }
@@ -29,6 +36,7 @@ impl Vault {
         }
         let mut report = CollectReport {
             roots,
+            purged: due.len() as u64,
             live: live.len() as u64,
             ..CollectReport::default()
         };

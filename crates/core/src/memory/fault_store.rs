@@ -10,10 +10,11 @@ use futures::stream::BoxStream;
 use super::{Faults, Operation};
 use crate::{
     BlockSource, ByteCount, ByteOffset, CheckSlice, ChunkDigest, CollectOptions, CollectReport,
-    Document, Extent, FoldOptions, FoldReport, Geometry, Maintenance, Marks, Monitor, NewPoint,
-    PointId, RecoveredRange, Recovery, RecoveryPoint, RecoveryStore, RegionAddress, RegionIndex,
-    RegionUpdate, ReplicaRecord, ReplicaState, ReplicaWriter, Result, SourceName, StoreBegin,
-    StreamName, SynchronizationId, VaultStatistics, VerifyOptions, VerifyReport, WriteOutcome,
+    Document, ExpiredPoint, Extent, FoldOptions, FoldReport, Geometry, Maintenance, Marks, Monitor,
+    NewPoint, PointId, Protection, RecoveredRange, Recovery, RecoveryPoint, RecoveryStore,
+    RegionAddress, RegionIndex, RegionUpdate, ReplicaRecord, ReplicaState, ReplicaWriter, Result,
+    SourceName, StoreBegin, StreamName, SynchronizationId, Timestamp, VaultStatistics,
+    VerifyOptions, VerifyReport, WriteOutcome,
 };
 
 /// A recovery store that fails as planned.
@@ -101,6 +102,31 @@ impl<S: Maintenance> Maintenance for FaultStore<S> {
     async fn expire(&self, points: &[PointId]) -> Result<()> {
         let call = self.inner.expire(points);
         self.faults.around(Operation::Expire, call).await
+    }
+
+    async fn undo(&self, points: &[PointId]) -> Result<()> {
+        let call = self.inner.undo(points);
+        self.faults.around(Operation::Undo, call).await
+    }
+
+    async fn expired(&self, source: &SourceName) -> Result<Vec<ExpiredPoint>> {
+        let call = self.inner.expired(source);
+        self.faults.around(Operation::Look, call).await
+    }
+
+    async fn kept_until(&self, points: &[PointId]) -> Result<Vec<Option<Timestamp>>> {
+        let call = self.inner.kept_until(points);
+        self.faults.around(Operation::Look, call).await
+    }
+
+    async fn protection(&self) -> Result<Protection> {
+        let call = self.inner.protection();
+        self.faults.around(Operation::Look, call).await
+    }
+
+    async fn set_protection(&self, protection: Protection) -> Result<()> {
+        let call = self.inner.set_protection(protection);
+        self.faults.around(Operation::SetProtection, call).await
     }
 
     async fn mark(&self, point: PointId, marks: Marks) -> Result<()> {

@@ -52,6 +52,12 @@ pub enum Operation {
     Recover,
     /// `Maintenance::expire`.
     Expire,
+    /// `Maintenance::undo`.
+    Undo,
+    /// `Maintenance::set_protection`.
+    SetProtection,
+    /// The calls of `Maintenance` that only look.
+    Look,
     /// `Maintenance::mark`.
     Mark,
     /// `Maintenance::collect`.

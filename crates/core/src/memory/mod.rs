@@ -27,6 +27,7 @@ mod fault_store;
 mod faults;
 mod image;
 mod reading;
+mod removal;
 mod source;
 mod store;
 mod target;

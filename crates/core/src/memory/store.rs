@@ -13,25 +13,38 @@ use super::reading;
 use super::vault::{Handle, Vault};
 use super::writer::MemoryWriter;
 use crate::{
-    BlockSource, ByteCount, ByteOffset, CollectOptions, CollectReport, Document, Error, ErrorKind,
-    Extent, FoldOptions, FoldReport, Geometry, Maintenance, Marks, Monitor, NewPoint, PointId,
-    Progress, REGION_LENGTH, RecoveredRange, Recovery, RecoveryPoint, RecoveryStore, ReplicaRecord,
-    ReplicaState, ReplicaStatistics, ReplicaWriter, Result, SliceContent, SourceName, StoreBegin,
-    StreamName, SynchronizationId, VaultStatistics, VerifyOptions, VerifyReport,
+    BlockSource, ByteCount, ByteOffset, Clock, CollectOptions, CollectReport, Document, Error,
+    ErrorKind, ExpiredPoint, Extent, FoldOptions, FoldReport, Geometry, Maintenance, Marks,
+    Monitor, NewPoint, Objects, PointId, Progress, Protection, REGION_LENGTH, RecoveredRange,
+    Recovery, RecoveryPoint, RecoveryStore, ReplicaRecord, ReplicaState, ReplicaStatistics,
+    ReplicaWriter, Result, SliceContent, SourceName, StoreBegin, StreamName, SynchronizationId,
+    SystemClock, Timestamp, VaultStatistics, VerifyOptions, VerifyReport,
 };
 
 /// A vault in memory: it lasts as long as the process.
 ///
 /// Clones are the same vault.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct MemoryStore {
     vault: Arc<Mutex<Vault>>,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::with_clock(Arc::new(SystemClock))
+    }
 }
 
 impl MemoryStore {
     /// An empty vault.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty vault whose points age by this clock.
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        let vault = Arc::new(Mutex::new(Vault::new(clock)));
+        Self { vault }
     }
 
     fn vault(&self) -> MutexGuard<'_, Vault> {
@@ -145,25 +158,27 @@ impl RecoveryStore for MemoryStore {
 #[async_trait]
 impl Maintenance for MemoryStore {
     async fn expire(&self, points: &[PointId]) -> Result<()> {
-        let mut vault = self.vault();
-        for id in points {
-            let Some(entry) = vault.points.get(id) else {
-                continue;
-            };
-            let marks = &entry.point.marks;
-            let is_head = vault
-                .replicas
-                .get(&entry.point.source)
-                .is_some_and(|replica| replica.head == Some(*id));
-            if is_head || marks.pinned || !marks.holds.is_empty() {
-                return Err(Error::conflict(format!(
-                    "recovery point {id} is the head of {}, pinned or held",
-                    entry.point.source
-                )));
-            }
-        }
-        vault.points.retain(|id, _| !points.contains(id));
-        Ok(())
+        self.vault().expire(points)
+    }
+
+    async fn undo(&self, points: &[PointId]) -> Result<()> {
+        self.vault().undo(points)
+    }
+
+    async fn expired(&self, source: &SourceName) -> Result<Vec<ExpiredPoint>> {
+        Ok(self.vault().expired_of(source))
+    }
+
+    async fn kept_until(&self, points: &[PointId]) -> Result<Vec<Option<Timestamp>>> {
+        Ok(self.vault().kept_until(points))
+    }
+
+    async fn protection(&self) -> Result<Protection> {
+        Ok(self.vault().protection)
+    }
+
+    async fn set_protection(&self, protection: Protection) -> Result<()> {
+        self.vault().set_protection(protection)
     }
 
     async fn mark(&self, point: PointId, marks: Marks) -> Result<()> {
@@ -235,6 +250,13 @@ impl Maintenance for MemoryStore {
             counted.or_insert_with(fresh).count(point);
         }
         Ok(VaultStatistics {
+            expired: vault
+                .expired
+                .values()
+                .fold(Objects::default(), |mut sum, expired| {
+                    sum.add(expired.entry.point.bytes_added.unwrap_or_default().0);
+                    sum
+                }),
             by_replica: by_replica.into_values().collect(),
             replicas: vault.replicas.len() as u64,
             points: vault.points.len() as u64,

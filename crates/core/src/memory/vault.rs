@@ -2,24 +2,30 @@
 //! replicas and the synchronizations under way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
 use super::image::Image;
+use super::removal::ExpiredEntry;
 use crate::{
-    ByteCount, ChunkDigest, Codecs, Document, Error, NewPoint, PointId, RecoveryPoint,
-    RegionAddress, RegionIndex, ReplicaRecord, ReplicaState, Result, SliceContent, SourceName,
-    StoreBegin, StreamName, StreamSummary, SynchronizationId, Unfinished, VerifiedChunk,
+    ByteCount, ChunkDigest, Clock, Codecs, Document, Error, ExpiredPoint, NewPoint, PointId,
+    Protection, RecoveryPoint, RegionAddress, RegionIndex, ReplicaRecord, ReplicaState, Result,
+    SliceContent, SourceName, StoreBegin, StreamName, StreamSummary, SynchronizationId, Timestamp,
+    Unfinished, VaultTime, VerifiedChunk,
 };
 
 /// Everything that a store holds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Vault {
+    clock: Arc<dyn Clock>,
+    time: VaultTime,
+    pub(super) protection: Protection,
     sequence: u64,
     runs: u64,
     pub(super) chunks: Chunks,
     pub(super) points: BTreeMap<PointId, PointEntry>,
+    pub(super) expired: BTreeMap<PointId, ExpiredEntry>,
     committed: BTreeMap<SynchronizationId, PointId>,
     pub(super) replicas: BTreeMap<SourceName, Replica>,
     /// Images that are read from.
@@ -30,6 +36,8 @@ pub(super) struct Vault {
 #[derive(Clone, Debug)]
 pub(super) struct PointEntry {
     pub(super) point: RecoveryPoint,
+    /// When, by the vault's time.
+    pub(super) committed: Timestamp,
     pub(super) documents: Vec<Document>,
     pub(super) images: Vec<Image>,
 }
@@ -137,6 +145,33 @@ impl PointEntry {
 }
 
 impl Vault {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            time: VaultTime::starting(clock.now()),
+            clock,
+            protection: Protection::default(),
+            sequence: 0,
+            runs: 0,
+            chunks: Chunks::default(),
+            points: BTreeMap::new(),
+            expired: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            replicas: BTreeMap::new(),
+            opened: Vec::new(),
+        }
+    }
+
+    /// The vault's time.
+    pub(super) fn now(&self) -> VaultTime {
+        self.time.at(self.clock.now())
+    }
+
+    /// The same, kept from now on: something is written.
+    pub(super) fn tick(&mut self) -> VaultTime {
+        self.time = self.now();
+        self.time
+    }
+
     /// See [`crate::RecoveryStore::begin`]; gives which run it is.
     pub(super) fn begin(&mut self, begin: StoreBegin) -> Result<u64> {
         let id = begin.id;
@@ -188,13 +223,15 @@ impl Vault {
                 )));
             };
             new.check_state(source, &replica.state)?;
-            if self.points.contains_key(&new.id) || !ids.insert(new.id) {
+            let is_there = self.points.contains_key(&new.id) || self.expired.contains_key(&new.id);
+            if is_there || !ids.insert(new.id) {
                 return Err(Error::conflict(format!(
                     "recovery point {} exists already",
                     new.id
                 )));
             }
         }
+        self.tick();
         points.iter().map(|new| self.commit_one(new)).collect()
     }
 
@@ -225,6 +262,7 @@ impl Vault {
             new.id,
             PointEntry {
                 point: point.clone(),
+                committed: self.time.time,
                 documents: new.facts.documents.clone(),
                 images: work.images,
             },
@@ -239,9 +277,12 @@ impl Vault {
     }
 
     pub(super) fn entry(&self, id: PointId) -> Result<&PointEntry> {
-        self.points
-            .get(&id)
-            .ok_or_else(|| Error::not_found(format!("recovery point {id} is not in this vault")))
+        self.points.get(&id).ok_or_else(|| {
+            if self.expired.contains_key(&id) {
+                return ExpiredPoint::gone(id);
+            }
+            Error::not_found(format!("recovery point {id} is not in this vault"))
+        })
     }
 
     pub(super) fn image(&self, id: PointId, stream: &StreamName) -> Result<&Image> {

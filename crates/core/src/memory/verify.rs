@@ -12,7 +12,8 @@ impl Vault {
             damaged: self.chunks.damaged(),
             ..VerifyReport::default()
         };
-        let mut points: Vec<_> = self.points.values().collect();
+        let expired = self.expired.values().map(|expired| &expired.entry);
+        let mut points: Vec<_> = self.points.values().chain(expired).collect();
         points.sort_by_key(|entry| (&entry.point.source, entry.point.sequence));
         for entry in points {
             for (stream, image) in entry.point.streams.iter().zip(&entry.images) {

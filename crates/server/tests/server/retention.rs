@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use backstop_core::memory::{Effect, Operation};
-use backstop_core::{ErrorKind, PointId, PointKind, RetentionPolicy};
+use backstop_core::{
+    CollectOptions, ErrorKind, KeepReason, NoMonitor, PointId, PointKind, Protection,
+    RetentionPolicy, Verdict,
+};
 
 use crate::rig::{Rig, name};
 
@@ -140,4 +143,61 @@ async fn nothing_expires_while_the_replica_is_in_doubt() {
         .unwrap();
     rig.server.expire(&source, &last(1)).await.unwrap();
     assert_eq!(listed(&rig).await, [head.id]);
+}
+
+/// How the vault is protected, in hours.
+fn protection(retention: u64, window: u64) -> Protection {
+    let mut protection = Protection::default();
+    protection.minimum_retention = Duration::from_hours(retention);
+    protection.undo_window = Duration::from_hours(window);
+    protection
+}
+
+#[tokio::test]
+async fn a_policy_is_planned_round_what_the_vault_keeps() {
+    let rig = Rig::new().await;
+    let points = history(&rig).await;
+    let source = name("vm");
+    rig.server.set_protection(protection(4, 0)).await.unwrap();
+    // The fifth is an hour old, the first five hours.
+    let preview = rig.server.preview_expiry(&source, &last(0)).await.unwrap();
+    assert_eq!(preview.expired().collect::<Vec<_>>(), points[..2]);
+    let kept: Vec<_> = preview.kept_until.keys().copied().collect();
+    let mut expected = points[2..4].to_vec();
+    expected.sort();
+    assert_eq!(kept, expected);
+    let reason = Verdict::Keep(vec![KeepReason::MinimumRetention]);
+    assert_eq!(preview.decisions[3].verdict, reason);
+    let until = preview.kept_until[&points[3]];
+    assert_eq!(until.since(rig.server_time()), Duration::from_hours(2));
+    assert_eq!(rig.server.expire(&source, &last(0)).await.unwrap(), preview);
+    assert_eq!(listed(&rig).await, points[2..]);
+
+    rig.clock.advance(Duration::from_hours(2));
+    let later = rig.server.expire(&source, &last(0)).await.unwrap();
+    assert_eq!(later.expired().collect::<Vec<_>>(), points[2..4]);
+    let shorter = rig.server.set_protection(protection(3, 0)).await;
+    assert_eq!(shorter.unwrap_err().kind(), ErrorKind::Conflict);
+}
+
+#[tokio::test]
+async fn an_expiry_is_undone_while_it_can_be() {
+    let rig = Rig::new().await;
+    let points = history(&rig).await;
+    let source = name("vm");
+    rig.server.set_protection(protection(0, 5)).await.unwrap();
+    rig.server.expire(&source, &last(1)).await.unwrap();
+    assert_eq!(listed(&rig).await, points[4..]);
+    let expired = rig.server.expired(&source).await.unwrap();
+    let ids: Vec<_> = expired.iter().map(|expired| expired.point.id).collect();
+    assert_eq!(ids, points[..4]);
+    rig.server.undo(&points[1..2]).await.unwrap();
+    assert_eq!(listed(&rig).await[0], points[1]);
+    rig.clock.advance(Duration::from_hours(5));
+    let options = CollectOptions::default();
+    let report = rig.server.collect(&options, &NoMonitor).await.unwrap();
+    assert_eq!(report.purged, 3);
+    let gone = rig.server.undo(&points[..1]).await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+    assert_eq!(rig.server.protection().await.unwrap(), protection(0, 5));
 }

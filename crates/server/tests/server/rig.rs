@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use backstop_core::memory::{FaultStore, Faults, MemoryStore};
 use backstop_core::{
-    BeginRequest, ByteCount, Codecs, Commit, Event, HashedChunk, ManualClock, Monitor, Piece,
-    PieceContent, PointFacts, PointId, PointKind, Progress, ProtectionService, REGION_LENGTH,
-    RecoveryPoint, RegionAddress, RegionIndex, RegionUpdate, Result, SliceContent, SnapshotId,
-    SourceName, StreamName, StreamSpec, Synchronization, SynchronizationId, Timestamp,
+    BeginRequest, ByteCount, Clock, Codecs, Commit, Event, HashedChunk, ManualClock, Monitor,
+    Piece, PieceContent, PointFacts, PointId, PointKind, Progress, ProtectionService,
+    REGION_LENGTH, RecoveryPoint, RegionAddress, RegionIndex, RegionUpdate, Result, SliceContent,
+    SnapshotId, SourceName, StreamName, StreamSpec, Synchronization, SynchronizationId, Timestamp,
 };
 use backstop_server::ProtectionServer;
+
+const START: Timestamp = Timestamp(1_700_000_000_000);
 
 pub(crate) struct Rig {
     pub(crate) store: MemoryStore,
@@ -66,13 +68,18 @@ pub(crate) fn spec(name: &str, length: u64) -> StreamSpec {
 
 impl Rig {
     pub(crate) async fn new() -> Self {
-        Self::over(MemoryStore::new()).await
+        let clock = Arc::new(ManualClock::at(START));
+        let store = MemoryStore::with_clock(Arc::clone(&clock) as _);
+        Self::with_clock(store, clock).await
     }
 
     /// A server that has just been started over a vault.
     pub(crate) async fn over(store: MemoryStore) -> Self {
+        Self::with_clock(store, Arc::new(ManualClock::at(START))).await
+    }
+
+    async fn with_clock(store: MemoryStore, clock: Arc<ManualClock>) -> Self {
         let faults = Faults::none();
-        let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
         let monitor = Arc::new(Listener::default());
         let server = ProtectionServer::builder()
             .with_vault(FaultStore::new(store.clone(), faults.clone()))
@@ -90,6 +97,12 @@ impl Rig {
             server,
             random: Mutex::new(fastrand::Rng::with_seed(42)),
         }
+    }
+
+    /// What the clock of the server and, unless it was made apart, of its vault
+    /// tells.
+    pub(crate) fn server_time(&self) -> Timestamp {
+        self.clock.now()
     }
 
     pub(crate) fn identity(&self) -> [u8; 16] {

@@ -4,6 +4,9 @@
 //! what the catalog says of them: whatever a crash leaves, the next run finds
 //! them condemned and goes on.
 //!
+//! A store may keep an object from being deleted, for a while or for ever: such a
+//! pack stays condemned, is told, and is tried again by the next run.
+//!
 //! A frame may stand in other packs too, and somebody may rely on it there:
 //! its entry then comes to name that copy.
 
@@ -12,7 +15,7 @@ use std::sync::Arc;
 
 use backstop_core::{ChunkDigest, ErrorKind, Objects, Result};
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 
 use super::Run;
 use super::inventory::Inventory;
@@ -49,6 +52,7 @@ pub(super) async fn condemned(run: &mut Run<'_>, inventory: &Arc<Inventory>) -> 
     let mut free = Vec::new();
     let mut found_out = Batch::default();
     run.report.waiting = Objects::default();
+    run.report.locked = Objects::default();
     for (number, mut condemned) in all {
         if condemned.readers.is_none() {
             // A run that ended early did not find it out. Who comes later is
@@ -134,24 +138,40 @@ async fn delete(
     vault.catalog.flush().await?;
     let numbers: Vec<u64> = gone.iter().map(|(number, _)| *number).collect();
     vault.index.forget(&numbers);
-    let records = || gone.iter().filter_map(|(_, record)| *record);
-    let objects = records().map(|record| async move {
-        let path = record.name.path(record.kind);
-        vault.reader.store.delete(&path).await
+    let objects = gone.iter().filter_map(|(number, record)| {
+        let record = (*record)?;
+        Some(async move {
+            let path = record.name.path(record.kind);
+            (*number, vault.reader.store.delete(&path).await)
+        })
     });
-    try_join_all(objects).await?;
+    let mut locked = HashSet::new();
+    for (number, deleted) in join_all(objects).await {
+        match deleted {
+            Err(error) if failure::refuses_deletion(&error) => {
+                tracing::info!(pack = number, %error, "a condemned pack stays for now");
+                locked.insert(number);
+            }
+            deleted => deleted?,
+        }
+    }
     // Or power loss could bring them back, unknown.
     vault.place.sync(FOLDER)?;
     let mut batch = Batch::default();
-    for number in &numbers {
+    for (number, record) in &gone {
+        run.report.requests += u64::from(record.is_some());
+        let bytes = record.map(|record| record.bytes);
+        if locked.contains(number) {
+            run.report.locked.add(bytes.unwrap_or_default());
+            continue;
+        }
         batch.delete(&numbered_key(PACKS, *number));
         batch.delete(&numbered_key(CONDEMNED, *number));
+        if let Some(bytes) = bytes {
+            run.report.deleted.add(bytes);
+        }
     }
     vault.catalog.write(batch).await?;
-    for record in records() {
-        run.report.requests += 1;
-        run.report.deleted.add(record.bytes);
-    }
     Ok(())
 }
 

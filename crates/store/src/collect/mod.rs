@@ -1,5 +1,6 @@
 //! Collection: gives back the space of what nothing needs.
 //!
+//! 0. Expired points that can be brought back no longer are removed for good.
 //! 1. The tables of all packs tell what there is ([`inventory`]).
 //! 2. From now on, what synchronizations rely on is recorded.
 //! 3. From the roots down, everything that is needed is marked, each map node
@@ -21,6 +22,7 @@ mod rewrite;
 pub(crate) mod roots;
 pub(crate) mod walk;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use backstop_core::{
@@ -31,6 +33,7 @@ use crate::failure;
 use crate::folding;
 use crate::ledger;
 use crate::record::PackRecord;
+use crate::removal;
 use crate::vault::Vault;
 use inventory::Inventory;
 use roots::Roots;
@@ -95,6 +98,13 @@ pub(crate) async fn collect(
         done: 0,
         total: 0,
     };
+    let purged = removal::purge(vault, options.dry_run).await?;
+    run.report.purged = purged.len() as u64;
+    let gone = if options.dry_run {
+        purged
+    } else {
+        HashSet::new()
+    };
     if !options.dry_run {
         // Before anything is given back of points that expired: what is left of
         // them must not be taken for damaged points.
@@ -113,12 +123,12 @@ pub(crate) async fn collect(
         let _all = vault.gate.write().await;
         vault.index.record(Some(Arc::clone(&inventory) as _));
     }
-    let mut roots = Roots::find(vault).await?;
+    let mut roots = Roots::find(vault, &gone).await?;
     let walked = match walk::mark(vault, &inventory, &roots).await {
         // Folded maps are worth nothing if they can't be read.
         Err(error) if failure::is_damage(&error) && roots.has_folded && !options.dry_run => {
             folding::forget_all(vault).await?;
-            roots = Roots::find(vault).await?;
+            roots = Roots::find(vault, &gone).await?;
             // What was walked before is needed all the same.
             walk::mark(vault, &inventory, &roots).await?
         }

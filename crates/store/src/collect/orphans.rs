@@ -11,6 +11,7 @@ use backstop_core::{ErrorKind, Result};
 
 use super::Run;
 use crate::catalog::{PACKS, id_key, synchronization_key};
+use crate::failure;
 use crate::pack::frame::{self, Content};
 use crate::pack::index::Pack;
 use crate::pack::name::{PackKind, PackName};
@@ -58,12 +59,18 @@ pub(super) async fn sweep(run: &mut Run<'_>) -> Result<()> {
                 run.report.lost_points.add(orphan.bytes);
                 continue;
             }
-            run.report.orphans.add(orphan.bytes);
             if !run.options.dry_run {
                 run.report.requests += 1;
                 let path = orphan.name.path(orphan.kind);
-                vault.reader.store.delete(&path).await?;
+                match vault.reader.store.delete(&path).await {
+                    Err(error) if failure::refuses_deletion(&error) => {
+                        run.report.locked.add(orphan.bytes);
+                        continue;
+                    }
+                    deleted => deleted?,
+                }
             }
+            run.report.orphans.add(orphan.bytes);
         }
     }
     Ok(())

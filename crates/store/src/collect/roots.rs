@@ -1,11 +1,12 @@
 //! From what everything that is needed is reached: recovery points, unfinished
 //! synchronizations, and synchronizations under way.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use backstop_core::{ChunkDigest, Result};
+use backstop_core::{ChunkDigest, PointId, Result};
 
-use crate::catalog::{FOLDED, POINTS, UNFINISHED};
+use crate::catalog::{FOLDED, UNFINISHED};
 use crate::failure;
 use crate::manifest::Entry;
 use crate::map::tree::ImageMap;
@@ -30,7 +31,9 @@ impl Roots {
     /// The roots of now. What becomes one later is made of these, of what is
     /// stored later, and of what synchronizations rely on later, which is
     /// recorded as they do.
-    pub(super) async fn find(vault: &Arc<Vault>) -> Result<Self> {
+    ///
+    /// A dry run knows of points that would be `gone` by now.
+    pub(super) async fn find(vault: &Arc<Vault>, gone: &HashSet<PointId>) -> Result<Self> {
         let mut roots = Self::default();
         let mut points: Vec<PointRecord> = Vec::new();
         {
@@ -43,9 +46,10 @@ impl Roots {
                 .extend(pages.iter().map(|page| (Content::Ledger, *page)));
             // What somebody wrote who went away before it was durable.
             vault.catalog.flush().await?;
-            let mut entries = vault.catalog.scan(&[POINTS]).await?;
-            while let Some((_, value)) = entries.next().await? {
-                let record: PointRecord = record::decode("a point's record", &value)?;
+            for record in vault.all_points().await? {
+                if gone.contains(&record.point.id) {
+                    continue;
+                }
                 roots.count += 1;
                 roots
                     .frames

@@ -20,11 +20,11 @@ use std::sync::atomic::Ordering;
 
 use backstop_core::{
     InconsistencyReason, Monitor, PointId, RebuildOptions, RebuildReport, ReplicaState, Result,
-    SourceName,
+    SourceName, VaultTime,
 };
 
 use crate::builder::{DedupStoreBuilder, HEADER, Unlocked};
-use crate::catalog::{self, Batch, CONDEMNED, numbered_key};
+use crate::catalog::{self, Batch, CONDEMNED, OPERATORS, PROTECTION, VAULT_TIME, numbered_key};
 use crate::dedup_store::DedupStore;
 use crate::ledger;
 use crate::record::{self, CondemnedPack, PointRecord, ReplicaEntry};
@@ -144,6 +144,9 @@ async fn rebuild(
     if options.with_expired {
         decided.points.append(&mut decided.expired);
     }
+    let undoable = decided.points.iter();
+    let undoable = undoable.filter(|record| record.expiry.is_some());
+    report.undoable = names(&undoable.cloned().collect::<Vec<_>>());
     let looked = whole::look(vault, &decided.points).await?;
     let (lost, mut points): (Vec<_>, Vec<_>) = decided
         .points
@@ -159,6 +162,7 @@ async fn rebuild(
         .next_sequence
         .store(decided.next_sequence, Ordering::Release);
     vault.ledger.put_pages(pages);
+    protect(vault, &decided).await?;
     write(vault, &points).await?;
 
     // What is missing is found through the points in the catalog.
@@ -210,6 +214,22 @@ async fn condemn(vault: &Vault, found: &Found, decided: &Decided) -> Result<()> 
     vault.catalog.write(batch).await
 }
 
+/// What protects the vault, and the time by which it does.
+async fn protect(vault: &Vault, decided: &Decided) -> Result<()> {
+    let mut batch = Batch::default();
+    if let Some(protection) = &decided.protection {
+        batch.put(PROTECTION, &record::encode(protection)?);
+    }
+    if let Some(operators) = &decided.operators {
+        batch.put(OPERATORS, &record::encode(operators)?);
+    }
+    if let Some(time) = decided.time {
+        let time = VaultTime { time, seen: time };
+        batch.put(VAULT_TIME, &record::encode(&time)?);
+    }
+    vault.catalog.write(batch).await
+}
+
 /// Puts points into the catalog.
 async fn write(vault: &Vault, points: &[PointRecord]) -> Result<()> {
     /// Records in one batch.
@@ -218,7 +238,11 @@ async fn write(vault: &Vault, points: &[PointRecord]) -> Result<()> {
         let mut batch = Batch::default();
         for record in points {
             let point = &record.point;
-            let key = vault.catalog.point_key(&point.source, point.sequence);
+            let key = if record.expiry.is_some() {
+                vault.catalog.expired_key(&point.source, point.sequence)
+            } else {
+                vault.catalog.point_key(&point.source, point.sequence)
+            };
             batch.put(&key, &record::encode(record)?);
             batch.put(&catalog::id_key(point.id), &key);
             batch.put(&catalog::synchronization_key(point.synchronization), &key);
@@ -282,7 +306,8 @@ async fn heads(
             .get(&point.source)
             .map(|(head, _)| head.point.sequence);
         let is_newer = newest.is_none_or(|newest| newest < point.sequence);
-        if is_newer && !expired.contains(&point.id) {
+        let is_there = record.expiry.is_none() && !expired.contains(&point.id);
+        if is_newer && is_there {
             heads.insert(&point.source, (record, is_whole));
         }
     }

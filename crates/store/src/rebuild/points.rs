@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use backstop_core::{Marks, PointId, ReplicaState, SourceName};
+use backstop_core::{Marks, PointId, Protection, ReplicaState, SourceName, Timestamp};
 
 use crate::ledger::{Event, LedgerEntry, Page, Summary};
+use crate::operators::Operators;
 use crate::pack::name::PackName;
-use crate::record::PointRecord;
+use crate::record::{Expiry, PointRecord};
 
 /// What the records and the ledger of a vault come to.
 #[derive(Debug, Default)]
@@ -19,6 +20,10 @@ pub(super) struct Decided {
     /// The last known state of each replica.
     pub(super) states: BTreeMap<SourceName, ReplicaState>,
     pub(super) condemned: HashSet<PackName>,
+    pub(super) protection: Option<Protection>,
+    pub(super) operators: Option<Operators>,
+    /// The vault's time, as far as anything tells of it.
+    pub(super) time: Option<Timestamp>,
     pub(super) next_sequence: u64,
     /// Which of the pages still count.
     pub(super) pages: Vec<usize>,
@@ -57,10 +62,15 @@ pub(super) fn decide(records: Vec<PointRecord>, pages: &[Page]) -> Decided {
 
     let mut states: BTreeMap<SourceName, (u64, ReplicaState)> = BTreeMap::new();
     let mut marks: HashMap<PointId, Marks> = HashMap::new();
-    let mut expired: HashSet<PointId> = HashSet::new();
+    let mut removed: HashSet<PointId> = HashSet::new();
+    let mut expired: HashMap<PointId, Expiry> = HashMap::new();
     let summary = summary.unwrap_or_default();
     let there: HashSet<PointId> = summary.points.into_iter().collect();
     marks.extend(summary.marks);
+    expired.extend(summary.expired);
+    decided.protection = summary.protection;
+    decided.operators = summary.operators;
+    decided.time = summary.time;
     decided.condemned.extend(summary.condemned);
     for (source, state) in summary.states {
         // What came later has at least its sequence, and takes its place.
@@ -76,7 +86,16 @@ pub(super) fn decide(records: Vec<PointRecord>, pages: &[Page]) -> Decided {
     };
     for entry in entries {
         match &entry.event {
-            Event::Expired { points } => expired.extend(points),
+            Event::Expired { point, expiry } => {
+                decided.time = decided.time.max(Some(expiry.at));
+                expired.insert(*point, *expiry);
+            }
+            Event::Undone { point } => {
+                expired.remove(point);
+            }
+            Event::Removed { points } => removed.extend(points),
+            Event::Protected { protection } => decided.protection = Some(*protection),
+            Event::Operators { operators } => decided.operators = Some(operators.clone()),
             Event::Marked { point, marks: set } => {
                 marks.insert(*point, set.clone());
             }
@@ -87,13 +106,15 @@ pub(super) fn decide(records: Vec<PointRecord>, pages: &[Page]) -> Decided {
     let limits = limits(&records);
     for mut record in records {
         let (id, sequence) = (record.point.id, record.point.sequence);
+        decided.time = decided.time.max(record.committed);
         let limit = limits.get(&record.epoch).copied().unwrap_or(u64::MAX);
-        if expired.contains(&id) || (sequence < since && !there.contains(&id)) {
+        if removed.contains(&id) || (sequence < since && !there.contains(&id)) {
             decided.expired.push(record);
         } else if sequence >= limit {
             decided.uncommitted.push(record);
         } else {
             told(&record.point.source, sequence, &record.state);
+            record.expiry = expired.get(&id).copied();
             // Those that it was committed with, if none were set later.
             let set = marks.remove(&id);
             if set.is_some() || sequence < since {
@@ -134,6 +155,10 @@ fn latest_summary(pages: &[Page]) -> Option<Summary> {
     })?;
     let mut summary = Summary::default();
     for part in whole.into_values() {
+        summary.time = part.time;
+        summary.protection = part.protection;
+        summary.operators.clone_from(&part.operators);
+        summary.expired.extend(&part.expired);
         summary.sequence = part.sequence;
         summary.points.extend(&part.points);
         summary.marks.extend(part.marks.iter().cloned());

@@ -8,14 +8,13 @@ use backstop_core::{
     Result, SliceContent, StreamName, VerifyReport,
 };
 
-use crate::catalog::POINTS;
 use crate::failure;
 use crate::fetch;
 use crate::manifest::Entry;
 use crate::map::node::Node;
 use crate::map::tree::{ImageMap, NodeSource, height, span};
 use crate::pack::frame::Content;
-use crate::record::{self, PointRecord};
+use crate::record::PointRecord;
 use crate::vault::Vault;
 
 type Boxed<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -46,9 +45,7 @@ pub(crate) async fn find(
         broken: broken.into_iter().collect(),
         sound: HashSet::new(),
     };
-    let mut points = vault.catalog.scan(&[POINTS]).await?;
-    while let Some((_, value)) = points.next().await? {
-        let record: PointRecord = record::decode("a point's record", &value)?;
+    for record in vault.all_points().await? {
         let found = search.point(&record).await?;
         if !found.is_empty() {
             let point = (record.point.source.clone(), record.point.id);

@@ -43,6 +43,8 @@ pub(crate) enum Action {
     VanishAfter,
     /// The object is said not to be there.
     Missing,
+    /// Whoever asks may not; nothing happened.
+    Refuse,
     /// A get gives fewer bytes than there are.
     Tear(u64),
     /// A get gives bytes of which one bit is wrong.
@@ -144,6 +146,10 @@ async fn under<P: Policy, T>(
         Action::Pass | Action::Tear(_) | Action::Flip(_) => Ok((work.await?, action)),
         Action::Fail => Err(failed(path)),
         Action::Missing => Err(missing(path)),
+        Action::Refuse => Err(object_store::Error::PermissionDenied {
+            path: path.to_string(),
+            source: "the object is locked".into(),
+        }),
         Action::FailAfter => {
             let _ = work.await;
             Err(failed(path))

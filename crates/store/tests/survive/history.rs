@@ -27,6 +27,9 @@ pub(crate) struct Known {
     pub(crate) committing: Vec<Kept>,
     /// An expiry that was asked for and not answered: all of it, or nothing.
     pub(crate) expiring: Vec<PointId>,
+    /// Expired points, each the oldest of its source, that were to be brought
+    /// back, which was not answered: all of it, or nothing.
+    pub(crate) undoing: Vec<Kept>,
     /// Whether the vault was reported to exist.
     pub(crate) created: bool,
 }
@@ -119,6 +122,18 @@ impl History {
         Ok(())
     }
 
+    /// Brings expired points back, each the oldest of its source.
+    pub(crate) async fn undo(&self, vault: &DedupStore, points: &[Kept]) -> Result<()> {
+        self.change(|known| known.undoing = points.to_vec());
+        let ids: Vec<PointId> = points.iter().map(|kept| kept.id).collect();
+        vault.undo(&ids).await?;
+        self.change(|known| {
+            let back = std::mem::take(&mut known.undoing);
+            known.points.splice(..0, back);
+        });
+        Ok(())
+    }
+
     /// Gives space back.
     pub(crate) async fn collect(&self, vault: &DedupStore) -> Result<CollectReport> {
         let mut options = CollectOptions::default();
@@ -153,6 +168,7 @@ impl History {
         }
         known.committing.clear();
         known.expiring.clear();
+        known.undoing.clear();
         self.change(|shared| *shared = known);
     }
 
@@ -182,6 +198,15 @@ async fn settle(known: &mut Known, vault: &DedupStore) {
     );
     if there > 0 {
         known.points.append(&mut known.committing.clone());
+    }
+    let mut back = 0;
+    for kept in &known.undoing {
+        back += usize::from(vault.point(kept.id).await.is_ok());
+    }
+    assert!(back == 0 || back == known.undoing.len());
+    if back > 0 {
+        let undone = known.undoing.clone();
+        known.points.splice(..0, undone);
     }
     let mut gone = 0;
     for id in &known.expiring {

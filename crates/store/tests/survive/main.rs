@@ -32,6 +32,7 @@ mod peers;
 mod play;
 mod power;
 mod power_files;
+mod protection;
 mod readers;
 mod reading;
 mod rebuilding;

@@ -16,8 +16,15 @@ use backstop_core::conformance::{StoreUnderTest, recovery_store};
 use backstop_store::{Credential, DedupStore};
 use object_store::ObjectStore;
 
+#[cfg(feature = "aws")]
+use crate::history::History;
+#[cfg(feature = "aws")]
+use crate::images::Machine;
+use crate::rights::server::put;
 #[cfg(feature = "azure")]
-use crate::rights::server::{program, put, start};
+use crate::rights::server::{program, start};
+#[cfg(feature = "aws")]
+use crate::rights::server::{s3, send};
 
 /// The suite, each vault under its own prefix; and that a second vault is not
 /// made over a first, which conditional puts decide.
@@ -57,7 +64,7 @@ async fn conforms(store: Arc<dyn ObjectStore>) {
 #[cfg(feature = "aws")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vault_on_s3_conforms() {
-    let Some(peer) = crate::rights::server::s3() else {
+    let Some(peer) = s3() else {
         return;
     };
     let store = object_store::aws::AmazonS3Builder::new()
@@ -70,6 +77,90 @@ async fn a_vault_on_s3_conforms() {
         .build()
         .unwrap();
     conforms(Arc::new(store)).await;
+}
+
+/// What stands between two words of a text, at each place.
+#[cfg(feature = "aws")]
+fn between<'a>(text: &'a str, from: &str, to: &str) -> Vec<&'a str> {
+    let parts = text.split(from).skip(1);
+    parts
+        .filter_map(|part| Some(part.split_once(to)?.0))
+        .collect()
+}
+
+/// A bucket that locks whatever is stored in it, as docs/care.md sets it up: a
+/// vault lives in it as in any other, and what was deleted is still there.
+#[cfg(feature = "aws")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_locks_keeps_what_is_deleted() {
+    let Some(peer) = s3() else {
+        return;
+    };
+    let enabled = "x-amz-bucket-object-lock-enabled: true\r\n";
+    let made = put(&peer.address, "/locked", enabled);
+    assert!(made.contains(" 200 "), "{made}");
+    let rule = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule>\
+        <DefaultRetention><Mode>COMPLIANCE</Mode><Days>30</Days></DefaultRetention></Rule>\
+        </ObjectLockConfiguration>";
+    let ruled = send(
+        &peer.address,
+        "PUT /locked?object-lock",
+        "Content-Type: application/xml\r\n",
+        rule,
+    );
+    assert!(ruled.contains(" 200 "), "{ruled}");
+    // Amazon takes the checksum alone; moto wants to be told which it is.
+    let mut headers = object_store::HeaderMap::new();
+    let algorithm = object_store::HeaderValue::from_static("SHA256");
+    headers.insert("x-amz-sdk-checksum-algorithm", algorithm);
+    let options = object_store::ClientOptions::new()
+        .with_default_headers(headers)
+        .with_allow_http(true);
+    let store = object_store::aws::AmazonS3Builder::new()
+        .with_client_options(options)
+        .with_checksum_algorithm(object_store::aws::Checksum::SHA256)
+        .with_endpoint(format!("http://{}", peer.address))
+        .with_bucket_name("locked")
+        .with_region("us-east-1")
+        .with_access_key_id("test")
+        .with_secret_access_key("test")
+        .build()
+        .unwrap();
+    let vault = DedupStore::on(Arc::new(store), "vault")
+        .create()
+        .await
+        .unwrap();
+    let mut random = fastrand::Rng::with_seed(8);
+    let history = History::default();
+    let mut machine = Machine::new("a", 300_000);
+    for _ in 0..3 {
+        machine.write(&mut random, 0, 300_000);
+        history.protect_one(&vault, &mut random, &mut machine).await;
+    }
+    let points: Vec<_> = history.known().points.iter().map(|kept| kept.id).collect();
+    history.expire(&vault, &points[..2]).await.unwrap();
+    let collected = history.collect(&vault).await.unwrap();
+    assert!(collected.deleted.count > 0, "{collected:?}");
+    history.check(&vault).await;
+    vault.close().await.unwrap();
+
+    let listed = send(
+        &peer.address,
+        "GET /locked?versions&prefix=vault/packs/",
+        "",
+        "",
+    );
+    let gone = between(&listed, "<DeleteMarker>", "</DeleteMarker>");
+    assert_eq!(gone.len() as u64, collected.deleted.count, "{listed}");
+    for version in between(&listed, "<Version>", "</Version>") {
+        let (key, id) = (
+            between(version, "<Key>", "</Key>")[0],
+            between(version, "<VersionId>", "</VersionId>")[0],
+        );
+        let delete = format!("DELETE /locked/{key}?versionId={id}");
+        let refused = send(&peer.address, &delete, "", "");
+        assert!(refused.contains(" 403 "), "{refused}");
+    }
 }
 
 /// Azurite's published account and key.

@@ -86,7 +86,8 @@ fn builder(
 const DISK: usize = 9 << 20;
 
 /// A vault's life: create, initial, express full, a group, checkpoints,
-/// expiry, collection, folding, close, and a short second run.
+/// expiry, its undoing, collection, folding, close, and a short second run, in
+/// which what has expired goes for good.
 async fn life(
     store: Arc<dyn ObjectStore>,
     clock: Arc<ManualClock>,
@@ -112,6 +113,12 @@ async fn life(
         c.write(&mut random, ((region * 4) << 20) + 500_000, 120_000);
     }
     history.protect(&vault, &mut random, &mut [&mut c]).await?;
+    let mut protection = backstop_core::Protection::default();
+    protection.undo_window = Duration::from_mins(1);
+    vault.set_protection(protection).await?;
+    let oldest = history.known().points[..1].to_vec();
+    history.expire(&vault, &first).await?;
+    history.undo(&vault, &oldest).await?;
     history.expire(&vault, &first).await?;
     history.collect(&vault).await?;
     let mut options = backstop_core::FoldOptions::default();
@@ -124,7 +131,8 @@ async fn life(
     let vault = builder(store, &clock).open().await?;
     b.scribble(&mut random, 2, 2_000);
     history.protect(&vault, &mut random, &mut [&mut b]).await?;
-    history.collect(&vault).await?;
+    let purged = history.collect(&vault).await?.purged;
+    assert_eq!(purged, first.len() as u64);
     vault.close().await
 }
 

@@ -98,6 +98,9 @@ fn is_honest(error: &Error) {
         ErrorKind::Corrupt,
         ErrorKind::NotFound,
         ErrorKind::AlreadyExists,
+        // A key slot of which a byte came back flipped, or nothing at all,
+        // looks like one that is for another key.
+        ErrorKind::WrongKey,
         // A put that happened, failed, and can't be found again looks like
         // another owner's: the catalog fails closed.
         ErrorKind::Fenced,

@@ -8,13 +8,14 @@ mod comparison;
 mod content;
 mod healing;
 mod lifecycle;
+mod protection;
 mod random;
 mod rig;
 mod upkeep;
 
 use std::sync::Arc;
 
-use crate::{Maintenance, RecoveryPoint, RecoveryStore};
+use crate::{Clock, Maintenance, ManualClock, RecoveryPoint, RecoveryStore, Timestamp};
 use rig::Rig;
 
 /// What the suite checks: a vault with its maintenance.
@@ -80,6 +81,9 @@ pub async fn recovery_store(make: impl AsyncFn() -> Arc<dyn StoreUnderTest>) {
         upkeep::marks_are_kept,
         upkeep::states_are_kept,
         upkeep::statistics_count,
+        protection::a_protection_is_kept_and_never_shortened,
+        protection::what_is_too_young_does_not_expire,
+        protection::what_expired_comes_back,
         collecting::what_is_whole_verifies,
         collecting::what_nobody_needs_goes,
         collecting::what_went_can_be_stored_again,
@@ -104,6 +108,32 @@ pub async fn recovery_store_by_seed(make: impl AsyncFn() -> Arc<dyn StoreUnderTe
         seed,
     ))
     .await;
+}
+
+/// Checks that points age by the vault's time: a minimum retention and an undo
+/// window end when they should, whatever becomes of the clock meanwhile.
+///
+/// `make` gives an empty store that goes by this clock.
+///
+/// # Panics
+/// At the first broken clause, naming it.
+pub async fn recovery_store_ages(make: impl AsyncFn(Arc<dyn Clock>) -> Arc<dyn StoreUnderTest>) {
+    macro_rules! run {
+        ($($case:path),+ $(,)?) => {
+            $(
+                tracing::debug!(case = stringify!($case), "checking a recovery store");
+                let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
+                let store = make(Arc::clone(&clock) as _).await;
+                Box::pin($case(&mut Rig::new(store), &clock)).await;
+            )+
+        };
+    }
+    run!(
+        protection::a_window_ends_and_space_comes_back,
+        protection::retention_ends_by_the_vaults_time,
+        protection::a_clock_set_forward_ends_nothing,
+        protection::a_clock_set_back_makes_nothing_old,
+    );
 }
 
 /// Checks that a verifying check heals damage: of the replica's head and, through the
