@@ -44,6 +44,9 @@ struct Arguments {
     /// How many chunks
     #[arg(long, value_name = "N", default_value_t = 10_000_000)]
     chunks: u64,
+    /// How many recovery points in all: each after the first of its source changes one chunk
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    points: u64,
     /// From what they are made: another seed gives other chunks
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -107,6 +110,13 @@ async fn run(arguments: Arguments) -> Result<()> {
             peak_memory()
         );
     }
+    let sources = arguments.chunks.div_ceil(CHUNKS_IN_SOURCE).max(1);
+    for turn in 1..arguments.points.div_ceil(sources) {
+        for number in 0..sources {
+            let chunks = CHUNKS_IN_SOURCE.min(arguments.chunks - number * CHUNKS_IN_SOURCE);
+            change(&vault, arguments.seed, number, chunks, turn).await?;
+        }
+    }
     vault.close().await?;
     println!(
         "closed after {:.1} s{}",
@@ -146,6 +156,47 @@ async fn open(arguments: &Arguments) -> Result<DedupStore> {
         Err(error) if error.kind() == ErrorKind::NotFound => builder().create().await,
         opened => opened,
     }
+}
+
+/// One more point of a source, in which one chunk is another.
+async fn change(vault: &DedupStore, seed: u64, number: u64, chunks: u64, turn: u64) -> Result<()> {
+    let mixed = seed.wrapping_mul(1 << 20).wrapping_add(number) ^ turn << 44;
+    let mut random = fastrand::Rng::with_seed(mixed);
+    let source = SourceName::new(format!("filler-{seed}-{number}"))?;
+    let replica = vault.replica(&source).await?;
+    let base = replica.as_ref().and_then(|replica| replica.head);
+    let regions = chunks.div_ceil(CHUNKS_IN_REGION);
+    let mut id = || -> [u8; 16] { random.u128(..).to_le_bytes() };
+    let begin = StoreBegin {
+        id: SynchronizationId::from_bytes(id()),
+        source,
+        snapshot: SnapshotId::from_bytes(id()),
+        streams: vec![StreamSpec {
+            name: StreamName::disk(),
+            length: ByteCount(regions * u64::from(REGION_LENGTH)),
+        }],
+        base,
+        deduplication: Deduplication::OwnReplica,
+        kind: PointKind::ExpressFull,
+        verify: false,
+    };
+    let point = PointId::from_bytes(id());
+    let (synchronization, facts) = (begin.id, PointFacts::new(begin.kind));
+    let writer = vault.begin(begin).await?;
+    let region = random.u64(..regions);
+    writer
+        .write(update(region, 1, random, &Codecs::default())?)
+        .await?;
+    let new = NewPoint {
+        synchronization,
+        id: point,
+        time: backstop::Clock::now(&SystemClock),
+        facts,
+        marks: backstop::Marks::default(),
+        state_before: replica.map_or(ReplicaState::Pending, |replica| replica.state),
+        state: ReplicaState::Consistent,
+    };
+    vault.commit(vec![new]).await.map(drop)
 }
 
 /// One synchronization of one source, up to its commit.

@@ -43,6 +43,7 @@ mod resume;
 mod rights;
 mod second_self;
 mod seeds;
+mod simulation;
 mod trace;
 mod unruly;
 mod usage;
