@@ -33,6 +33,7 @@ mod builder;
 mod catalog;
 mod catalog_admin;
 mod catalog_clock;
+mod catalog_settings;
 mod check;
 mod codec;
 mod collect;
