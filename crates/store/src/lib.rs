@@ -34,6 +34,7 @@ mod builder;
 mod catalog;
 mod catalog_admin;
 mod catalog_clock;
+mod catalog_settings;
 mod changes;
 mod check;
 mod codec;

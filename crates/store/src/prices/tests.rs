@@ -1,3 +1,5 @@
+//! Prices as they are written, and what is exact about sums.
+
 use backstop_core::ErrorKind;
 use proptest::prelude::*;
 

@@ -379,7 +379,16 @@ async fn a_collection_that_is_given_up_anywhere_goes_on() {
         let done = history.collect(&vault).await.unwrap();
         assert_eq!(done.waiting.count, 0, "{done:?}");
         history.check(&vault).await;
-        let again = history.collect(&vault).await.unwrap();
-        assert_eq!((again.dropped.count, again.waiting.count), (0, 0));
+        // What was given up may have finished a pack since; then there is an end.
+        let mut rounds = 0;
+        loop {
+            let again = history.collect(&vault).await.unwrap();
+            assert_eq!(again.waiting.count, 0, "{again:?}");
+            if again.dropped.count == 0 {
+                break;
+            }
+            rounds += 1;
+            assert!(rounds < 3, "{again:?}");
+        }
     }
 }

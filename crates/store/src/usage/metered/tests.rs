@@ -1,3 +1,5 @@
+//! The wrapper passes everything through, and counts each request once.
+
 use futures::TryStreamExt;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
