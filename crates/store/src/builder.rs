@@ -7,8 +7,10 @@ use backstop_core::{Clock, Codecs, CpuPool, Error, ErrorKind, Result, SystemCloc
 use crate::catalog::{CONDEMNED, COUNTERS, Catalog, NEXT_PACK, pack_number};
 use crate::dedup_store::DedupStore;
 use crate::failure;
-use crate::header::{Credential, VaultHeader};
-use crate::keys;
+use crate::header::VaultHeader;
+use crate::keys::credential::Credential;
+use crate::keys::ring::Ring;
+use crate::keys::{self, Opened};
 use crate::logs;
 use crate::nodes::Nodes;
 use crate::orphans;
@@ -20,7 +22,7 @@ use crate::pack::writer::{PackWriter, PackWriterParts};
 use crate::place::Place;
 use crate::readers::{Reading, Registration};
 use crate::record::{self, Counters, NextPack};
-use crate::seal::{Seal, VaultKey};
+use crate::seal::{Base, Seal, Secret};
 use crate::session::StreamCount;
 use crate::settings::VaultSettings;
 use crate::vault::{self, Sessions, Vault};
@@ -132,11 +134,11 @@ impl DedupStoreBuilder {
                 )));
             }
         }
-        let key = VaultKey::generate()?;
-        let seal = Seal::new(&key)?;
+        let now = options.clock.now();
+        let seal = Seal::new(Base::new(Secret::generate()?)?, Ring::create(now)?);
         let encrypted = !matches!(options.credential, Credential::None);
-        let header = VaultHeader::create(options.clock.now(), encrypted, &seal)?;
-        keys::create(&place, &options.cpu, &key, &options.credential).await?;
+        let header = VaultHeader::create(now, encrypted, seal.base())?;
+        keys::create(&place, &options.cpu, &seal, &options.credential).await?;
         // The header comes last: it makes the vault.
         place.put_new(HEADER, header.encode()?).await?;
         let unlocked = Unlocked {
@@ -144,7 +146,7 @@ impl DedupStoreBuilder {
             options,
             header,
             seal: Arc::new(seal),
-            key,
+            is_sure: true,
         };
         Box::pin(unlocked.own()).await
     }
@@ -155,7 +157,8 @@ impl DedupStoreBuilder {
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is none; [`ErrorKind::Locked`] if it
     /// has an owner; [`ErrorKind::WrongKey`]; [`ErrorKind::Unsupported`] for a
-    /// newer format; [`ErrorKind::Corrupt`] if a log of the catalog is missing,
+    /// newer format; [`ErrorKind::Unavailable`] if a key provider or the store
+    /// does not answer; [`ErrorKind::Corrupt`] if a log of the catalog is missing,
     /// since what is written then would hide what it held for ever.
     pub async fn open(self) -> Result<DedupStore> {
         let unlocked = self.unlock().await?;
@@ -182,13 +185,14 @@ impl DedupStoreBuilder {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(place.missing()),
             Err(error) => return Err(error),
         };
-        let key = keys::open(&place, &options.cpu, &header, &options.credential).await?;
+        let Opened { seal, is_sure } =
+            keys::open(&place, &options.cpu, &header, &options.credential).await?;
         Ok(Unlocked {
             place,
             options,
             header,
-            seal: Arc::new(Seal::new(&key)?),
-            key,
+            seal: Arc::new(seal),
+            is_sure,
         })
     }
 }
@@ -199,7 +203,8 @@ struct Unlocked {
     options: Options,
     header: VaultHeader,
     seal: Arc<Seal>,
-    key: VaultKey,
+    /// Whether the seal goes by the ring that counts.
+    is_sure: bool,
 }
 
 /// What an owner has, and a reader has not.
@@ -259,6 +264,9 @@ impl Unlocked {
         ownership: &Ownership,
     ) -> Result<(Catalog, Arc<dyn PackStore>, OwnCounters)> {
         ownership.check(&self.place)?;
+        if !self.is_sure {
+            Box::pin(self.look_before()).await?;
+        }
         let catalog = Catalog::own(
             Arc::clone(&self.place.store),
             self.place.path(CATALOG),
@@ -278,6 +286,22 @@ impl Unlocked {
         }
     }
 
+    /// Goes by the ring that counts before anything is sealed.
+    async fn look_before(&self) -> Result<()> {
+        let found = logs::look(&self.place, &self.options.clock).await?;
+        let catalog = Catalog::read(
+            &self.place,
+            found.manifest.as_ref(),
+            Arc::clone(&self.seal),
+            &self.options.settings.memory,
+            &self.options.clock,
+        );
+        let catalog = catalog.await?;
+        let looked = keys::look_before(&catalog, &self.place, &self.seal).await;
+        let closed = catalog.close(false).await;
+        looked.and(closed)
+    }
+
     /// What an owner does first.
     async fn begin(
         &self,
@@ -290,7 +314,7 @@ impl Unlocked {
             orphans::note_takeover(catalog, at).await?;
             ownership.noted(place)?;
         }
-        keys::count_first(catalog, place, &self.seal).await?;
+        keys::settle(catalog, place, &self.seal, self.is_sure).await?;
         let next_sequence = match catalog.get(COUNTERS).await? {
             Some(value) => {
                 record::decode::<Counters>("the vault's counters", &value)?.next_sequence
@@ -405,7 +429,6 @@ impl Unlocked {
             place: self.place,
             header: self.header,
             seal: self.seal,
-            key: self.key,
             settings,
             clock,
             buffers: vault::buffers(&cpu),

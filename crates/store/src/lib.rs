@@ -68,7 +68,10 @@ mod verify;
 
 pub use builder::DedupStoreBuilder;
 pub use dedup_store::DedupStore;
-pub use header::Credential;
-pub use keys::{KeySlotInfo, KeySlotKind};
+pub use keys::credential::Credential;
+pub use keys::provider::KeyProvider;
+pub use keys::recovery::RecoveryKey;
+pub use keys::ring::VaultKeyId;
+pub use keys::{KeyRingInfo, KeySlotInfo, KeySlotKind, RetireReport, VaultKeyInfo};
 pub use owner::Takeover;
 pub use settings::{MemoryBudget, VaultSettings};

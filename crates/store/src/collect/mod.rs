@@ -29,6 +29,7 @@ use backstop_core::{
 
 use crate::failure;
 use crate::folding;
+use crate::keys;
 use crate::record::PackRecord;
 use crate::vault::Vault;
 use inventory::Inventory;
@@ -128,6 +129,7 @@ pub(crate) async fn collect(
     if !options.dry_run {
         delete::condemned(&mut run, &inventory).await?;
     }
+    run.report.old_keys = keys::under_old_keys(vault).await?;
     let rest = run.total.saturating_sub(run.done);
     run.tell(rest)?;
     Ok(run.report)

@@ -34,9 +34,11 @@ mod power_files;
 mod readers;
 mod reading;
 mod replay;
+mod resealing;
 mod resume;
 #[path = "../../../../tests/rights/mod.rs"]
 mod rights;
+mod rotation;
 mod second_self;
 mod seeds;
 mod trace;
