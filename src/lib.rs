@@ -101,8 +101,8 @@ pub use backstop_server::{
 pub use backstop_source_file::{FileSource, FileTarget, check_extents, read_extents_file};
 #[cfg(feature = "store")]
 pub use backstop_store::{
-    Credential, DedupStore, DedupStoreBuilder, KeySlotInfo, KeySlotKind, MemoryBudget, Takeover,
-    VaultSettings,
+    Credential, DedupStore, DedupStoreBuilder, KeyProvider, KeyRingInfo, KeySlotInfo, KeySlotKind,
+    MemoryBudget, RecoveryKey, RetireReport, Takeover, VaultKeyId, VaultKeyInfo, VaultSettings,
 };
 
 /// The programs of the guide are compiled and run, that of the README, which

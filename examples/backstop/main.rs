@@ -13,6 +13,7 @@ mod ending;
 mod expire;
 mod fold;
 mod interrupt;
+mod key_command;
 mod keys;
 mod listing;
 mod marking;

@@ -191,10 +191,7 @@ mod tests {
     #[test]
     fn what_is_no_key_is_told_why() {
         let text = RecoveryKey(Zeroizing::new([7; LENGTH])).to_text();
-        assert_eq!(
-            *text,
-            "0W3GE1-R70W3G-E1R70W-3GE1R7-0W3GE1-R7".to_owned() + &text[39..]
-        );
+        assert_eq!(*text, "0W3GE1-R70W3G-E1R70W-3GE1R7-0W3GE1-R71GYK");
         let told = |text: &str| text.parse::<RecoveryKey>().unwrap_err().to_string();
         assert!(told(&text[1..]).contains("35 characters"));
         assert!(told("").contains("0 characters"));

@@ -15,8 +15,10 @@ use std::sync::Arc;
 
 use backstop_core::{Error, ErrorKind, Objects, Result, Timestamp};
 
+use super::counted::{counted, sweep};
+use super::prove;
 use super::ring::{Ring, VaultKeyId};
-use super::{KEYS, counted, path, prove, read_all, sweep};
+use super::stored::{KEYS, path, read_all};
 use crate::catalog::{Batch, COUNTED_SLOTS, Catalog, PACKS};
 use crate::dedup_store::DedupStore;
 use crate::fold;
@@ -220,8 +222,9 @@ async fn retire(vault: &Vault) -> Result<RetireReport> {
             Ok(pack) => by_key.entry(pack.vault_key).or_default().add(bytes),
             // It may be of any.
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                old.iter()
-                    .for_each(|key| by_key.entry(*key).or_default().add(bytes));
+                for key in &old {
+                    by_key.entry(*key).or_default().add(bytes);
+                }
             }
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::WrongKey) => {}
             Err(error) => return Err(error),

@@ -472,8 +472,7 @@ mod tests {
         let slot = KeySlot::create(&cpu, &raw, &base, &ring).await.unwrap();
         let other = KeySlot::create(&cpu, &raw, &base, &ring).await.unwrap();
         let secret = slot.unlock(&cpu, &raw).await.unwrap().unwrap();
-        type Swap = fn(&mut KeySlot, &KeySlot);
-        let swaps: [Swap; 5] = [
+        let swaps: [fn(&mut KeySlot, &KeySlot); 5] = [
             |slot, other| slot.id.clone_from(&other.id),
             |slot, other| slot.public.clone_from(&other.public),
             |slot, other| slot.ring.clone_from(&other.ring),

@@ -31,6 +31,7 @@ mod peers;
 mod play;
 mod power;
 mod power_files;
+mod providers;
 mod readers;
 mod reading;
 mod replay;

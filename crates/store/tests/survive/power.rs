@@ -86,7 +86,8 @@ fn builder(
 const DISK: usize = 9 << 20;
 
 /// A vault's life: create, initial, express full, a group, checkpoints,
-/// expiry, collection, folding, close, and a short second run.
+/// expiry, collection, folding, rotation, close, and a short second run that
+/// seals anew.
 async fn life(
     store: Arc<dyn ObjectStore>,
     clock: Arc<ManualClock>,
@@ -119,6 +120,7 @@ async fn life(
     vault
         .fold(&a.name, &options, &backstop_core::NoMonitor)
         .await?;
+    vault.rotate_key().await?;
     vault.close().await?;
     clock.advance(Duration::from_mins(1));
     let vault = builder(store, &clock).open().await?;

@@ -49,7 +49,7 @@ async fn old_packs_are_sealed_anew_step_by_step_and_the_old_key_goes() {
         history.protect_one(&vault, &mut random, &mut machine).await;
     }
     let old = vault.key_ring().await.unwrap().keys[0].clone();
-    assert!(old.packs.count > 10, "{:?}", old.packs);
+    assert!(old.packs.count > 5, "{:?}", old.packs);
     let new = vault.rotate_key().await.unwrap();
 
     // Nothing is touched that was not asked for; a dry run tells what would be.
@@ -61,7 +61,7 @@ async fn old_packs_are_sealed_anew_step_by_step_and_the_old_key_goes() {
     );
     let planned = collect(&vault, |options| options.dry_run = true).await;
     assert_eq!(planned.resealed, planned.old_keys);
-    assert!(planned.written.0 > 1_500_000, "{planned:?}");
+    assert!(planned.written.0 > 800_000, "{planned:?}");
     let kept = vault.retire_keys().await.unwrap();
     assert!(kept.retired.is_empty(), "{kept:?}");
     assert_eq!(kept.kept, [(old.id, planned.old_keys)]);
@@ -72,19 +72,19 @@ async fn old_packs_are_sealed_anew_step_by_step_and_the_old_key_goes() {
     let mut vault = vault;
     while left.count > 0 {
         let report = collect(&vault, |options| {
-            options.most_rewritten = ByteCount(400_000)
+            options.most_rewritten = ByteCount(100_000)
         })
         .await;
         assert!(report.old_keys.count < left.count, "{report:?}");
         assert_eq!(report.is_partial, report.old_keys.count > 0, "{report:?}");
         (left, runs) = (report.old_keys, runs + 1);
         written += report.written.0;
-        if runs == 2 {
+        if runs == 1 {
             vault.close().await.unwrap();
             vault = at(folder.path()).open().await.unwrap();
         }
     }
-    assert!(runs > 3, "{runs} runs");
+    assert!(runs >= 3, "{runs} runs");
     // Nothing was written twice, or compressed otherwise.
     assert!(
         written <= planned.written.0 * 21 / 20,
