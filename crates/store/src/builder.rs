@@ -237,9 +237,9 @@ impl Unlocked {
             logs::look(place, &options.clock)
         );
         let ownership = ownership?;
-        let opened = match found.map(|found| found.missing) {
-            Ok(None) => self.own_catalog(&ownership).await,
-            Ok(Some(log)) => Err(logs::refuse(&log)),
+        let opened = match found.map(|found| (found.missing, found.newest)) {
+            Ok((None, newest)) => self.own_catalog(&ownership, newest).await,
+            Ok((Some(log), _)) => Err(logs::refuse(&log)),
             Err(error) => Err(error),
         };
         match opened {
@@ -262,8 +262,12 @@ impl Unlocked {
     async fn own_catalog(
         &self,
         ownership: &Ownership,
+        newest_log: Option<String>,
     ) -> Result<(Catalog, Arc<dyn PackStore>, OwnCounters)> {
         ownership.check(&self.place)?;
+        if let Some(log) = newest_log {
+            keys::check_log(&self.place, &self.seal, &log).await?;
+        }
         if !self.is_sure {
             Box::pin(self.look_before()).await?;
         }

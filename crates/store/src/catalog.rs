@@ -17,7 +17,8 @@
 //!                                       orphans (JSON)
 //! "x"                                   when an owner was last overridden (JSON)
 //! "v"                                   the pack that is verified next (JSON)
-//! "s"                                   the key slots that count (JSON)
+//! "s"                                   the key slots that count, and which of
+//!                                       their rings (JSON)
 //! ```
 
 use std::sync::Arc;
@@ -62,7 +63,7 @@ pub(crate) const NEXT_PACK: &[u8] = b"m";
 pub(crate) const CLEAN_EPOCH: &[u8] = b"e";
 pub(crate) const TAKEOVER: &[u8] = b"x";
 pub(crate) const VERIFIED: &[u8] = b"v";
-/// The key slots that count.
+/// The key slots that count, and which of their rings.
 pub(crate) const COUNTED_SLOTS: &[u8] = b"s";
 /// Written with every batch: SlateDB keeps with it when that was.
 pub(crate) const TIME: &[u8] = b"k";

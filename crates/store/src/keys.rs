@@ -38,7 +38,7 @@ use credential::Credential;
 use slot::KeySlot;
 use stored::{KEYS, parse, path};
 
-pub(crate) use counted::{look_before, settle};
+pub(crate) use counted::{check_log, look_before, settle};
 pub(crate) use opening::{Opened, create, open};
 pub(crate) use rotation::under_old_keys;
 pub use rotation::{KeyRingInfo, RetireReport, VaultKeyInfo};

@@ -50,6 +50,17 @@ impl SealedBlocks {
     }
 }
 
+/// What tells the key of a block, in bytes from its start. Tables and logs begin
+/// with a block.
+pub(crate) const KEY_TOLD: u64 = HEAD as u64;
+
+/// The key of a block, by its first bytes.
+pub(crate) fn key_of(start: &[u8]) -> Option<VaultKeyId> {
+    let (head, _) = start.split_first_chunk::<HEAD>()?;
+    let [version, id @ ..] = *head;
+    (version == VERSION).then(|| VaultKeyId(u32::from_le_bytes(id)))
+}
+
 /// What a block is bound to.
 fn bound(head: [u8; HEAD]) -> [u8; PURPOSE.len() + HEAD] {
     let mut bound = [0; PURPOSE.len() + HEAD];

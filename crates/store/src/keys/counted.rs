@@ -12,6 +12,7 @@ use crate::catalog::{Batch, COUNTED_SLOTS, Catalog};
 use crate::place::Place;
 use crate::record::{self, CountedSlots};
 use crate::seal::{Base, Seal};
+use crate::sealed_blocks::{KEY_TOLD, key_of};
 use crate::vault::Vault;
 
 pub(super) async fn counted(catalog: &Catalog) -> Result<Option<CountedSlots>> {
@@ -81,6 +82,28 @@ pub(super) async fn list(vault: &Vault) -> Result<Vec<KeySlotInfo>> {
             return Ok(infos(&stored, counted.as_ref(), &vault.seal));
         }
         turn += 1;
+    }
+}
+
+/// Checks that the newest log of the catalog can be opened, before anything is
+/// sealed: where all slots that are there were brought back from before a
+/// rotation, what was sealed by their ring could be read by nobody else.
+///
+/// # Errors
+/// [`ErrorKind::WrongKey`] if the ring lacks the key; those of the store.
+pub(crate) async fn check_log(place: &Place, seal: &Seal, log: &str) -> Result<()> {
+    let start = match place.get_start(log, KEY_TOLD).await {
+        // Folded into a table since it was listed.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        start => start?,
+    };
+    match start.as_deref().and_then(key_of) {
+        Some(key) => {
+            let learnt = seal.learn(key).await;
+            learnt.map_err(|error| error.within(format_args!("object {log}")))
+        }
+        // What is wrong with it is told by who reads it.
+        None => Ok(()),
     }
 }
 

@@ -250,6 +250,39 @@ async fn a_removed_slot_that_is_put_back_opens_nothing_new() {
     vault.close().await.unwrap();
 }
 
+/// Slots brought back as a whole from before a rotation open nothing, and
+/// leave nothing that those of now can't open.
+#[tokio::test]
+async fn slots_of_before_a_rotation_write_nothing() {
+    let mut lab = Lab::new().await;
+    let vault = on(&lab.store, 1).open().await.unwrap();
+    let mut before = Vec::new();
+    for path in objects(&lab.store, "keys").await {
+        before.push((path.clone(), bytes(&lab.store, &path).await));
+    }
+    vault.rotate_key().await.unwrap();
+    lab.protect(&vault).await;
+    vault.close().await.unwrap();
+    let mut now = Vec::new();
+    for path in objects(&lab.store, "keys").await {
+        now.push((path.clone(), bytes(&lab.store, &path).await));
+        lab.store.delete(&path).await.unwrap();
+    }
+    for (path, object) in before {
+        lab.store.put(&path, object.into()).await.unwrap();
+    }
+    let logs = objects(&lab.store, "db").await;
+    let error = on(&lab.store, 1).open().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongKey, "{error}");
+    assert_eq!(objects(&lab.store, "db").await, logs);
+    for (path, object) in now {
+        lab.store.put(&path, object.into()).await.unwrap();
+    }
+    let vault = on(&lab.store, 1).open().await.unwrap();
+    lab.history.check(&vault).await;
+    vault.close().await.unwrap();
+}
+
 /// Blocks the first request that a test chooses, until it is told to go on.
 struct Gate {
     reached: tokio::sync::oneshot::Receiver<()>,
