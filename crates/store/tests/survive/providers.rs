@@ -32,7 +32,7 @@ impl KeyProvider for Client {
         self.0
     }
 
-    fn key_reference(&self) -> &str {
+    fn key_reference(&self) -> &'static str {
         "keys/7"
     }
 

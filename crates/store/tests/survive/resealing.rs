@@ -72,7 +72,7 @@ async fn old_packs_are_sealed_anew_step_by_step_and_the_old_key_goes() {
     let mut vault = vault;
     while left.count > 0 {
         let report = collect(&vault, |options| {
-            options.most_rewritten = ByteCount(100_000)
+            options.most_rewritten = ByteCount(100_000);
         })
         .await;
         assert!(report.old_keys.count < left.count, "{report:?}");
@@ -128,7 +128,7 @@ async fn a_key_stays_as_long_as_a_pack_is_there() {
     let files = images::files(folder.path());
     let (name, pack) = files
         .into_iter()
-        .find(|(path, _)| path.ends_with(".data"))
+        .find(|(path, _)| path.contains(".data"))
         .unwrap();
     let reader = at(folder.path()).open_read_only().await.unwrap();
     vault.rotate_key().await.unwrap();
