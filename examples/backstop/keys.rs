@@ -98,10 +98,8 @@ pub async fn key(command: &KeyCommand, vault: &DedupStore, output: Output) -> En
         slot.opens_with()
     );
     if let Some(key) = made.as_ref().map(RecoveryKey::to_text) {
-        text.push_str(&format!(
-            "\n    {}\n\nThis is told once: write it down, and lock it away.\n",
-            *key
-        ));
+        let once = "This is told once: write it down, and lock it away.";
+        text = format!("{text}\n    {}\n\n{once}\n", *key);
         slot.recovery_key = Some(key.to_string());
     }
     output.print(&slot, text)?;
