@@ -109,9 +109,10 @@ pub use backstop_source_nbd::{
 #[cfg(feature = "store")]
 pub use backstop_store::{
     Amount, Approval, ApprovalRequest, Approved, Credential, DedupStore, DedupStoreBuilder,
-    Gigabyte, GuardedAction, KeySlotInfo, KeySlotKind, MemoryBudget, MonthUsage, ObjectKind,
-    Operation, Operator, OperatorKey, OperatorPublicKey, Operators, Price, PriceList, Requests,
-    StoreUsage, Stored, Takeover, UsageByOperation, VaultSettings,
+    Gigabyte, GuardedAction, KeyProvider, KeyRingInfo, KeySlotInfo, KeySlotKind, MemoryBudget,
+    MonthUsage, ObjectKind, Operation, Operator, OperatorKey, OperatorPublicKey, Operators, Price,
+    PriceList, RecoveryKey, Requests, RetireReport, StoreUsage, Stored, Takeover, UsageByOperation,
+    VaultKeyId, VaultKeyInfo, VaultSettings,
 };
 
 /// The programs of the guide are compiled and run, that of the README, which

@@ -80,10 +80,17 @@ impl Arguments {
                 "no vault is named: give `--vault URL`, or set BACKSTOP_VAULT",
             ));
         }
-        if self.vault.key_file.is_some() && self.vault.passphrase_file.is_some() {
+        let vault = &self.vault;
+        let files = [
+            &vault.key_file,
+            &vault.passphrase_file,
+            &vault.recovery_key_file,
+        ];
+        let given = files.iter().filter(|file| file.is_some()).count();
+        if given + usize::from(vault.key_command.is_some()) > 1 {
             return Err((
                 ErrorKind::ArgumentConflict,
-                "`--key-file` and `--passphrase-file` can't be used together",
+                "of `--key-file`, `--passphrase-file`, `--recovery-key-file` and `--key-command` only one can be used",
             ));
         }
         if self.vault.takeover && !self.command.writes() {
@@ -115,6 +122,16 @@ pub struct VaultArguments {
     /// A file that holds a raw key: 32 bytes, or 64 hexadecimal digits
     #[arg(long, value_name = "FILE", global = true)]
     pub key_file: Option<PathBuf>,
+
+    /// A file that holds a recovery key, as `key add --recovery` printed it
+    #[arg(long, value_name = "FILE", global = true)]
+    pub recovery_key_file: Option<PathBuf>,
+
+    /// A program, with its arguments, that unwraps the vault's key: called with `unwrap` (or `wrap`)
+    /// as its last argument, 32 bytes or what it made of them on its standard input and output;
+    /// it ends with code 5 if it has no such key
+    #[arg(long, value_name = "COMMAND", global = true)]
+    pub key_command: Option<String>,
 
     /// Take the vault over from a process that owns it: that one can write nothing any more
     #[arg(long, global = true)]
@@ -251,7 +268,7 @@ impl Command {
                 | Self::Replicate(_)
                 | Self::Compare(_)
                 | Self::Verify(VerifyArguments { beside: true, .. })
-                | Self::Key(KeyCommand::List)
+                | Self::Key(KeyCommand::List | KeyCommand::Ring)
                 | Self::Protection(ProtectionCommand::Show)
                 | Self::Operator(OperatorCommand::List | OperatorCommand::Key { .. })
                 | Self::Approval(ApprovalCommand::List)
@@ -285,6 +302,12 @@ pub enum KeyCommand {
         /// The id of the slot
         slot: String,
     },
+    /// List the vault's own keys, and how much is sealed under each
+    Ring,
+    /// Make a new vault key for everything new, as after removing a slot; all slots open as before
+    Rotate,
+    /// Drop old vault keys under which nothing is sealed any more (see `collect --reseal`)
+    Retire,
 }
 
 /// A new passphrase or key.
@@ -297,6 +320,12 @@ pub struct NewKey {
     /// A file that holds the new raw key: 32 bytes, or 64 hexadecimal digits
     #[arg(long, value_name = "FILE")]
     pub new_key_file: Option<PathBuf>,
+    /// Make a recovery key, and print it once: write it down, and lock it away
+    #[arg(long)]
+    pub recovery: bool,
+    /// A program that wraps the slot's key (see --key-command)
+    #[arg(long, value_name = "COMMAND")]
+    pub new_key_command: Option<String>,
 }
 
 /// What to protect.
@@ -408,6 +437,9 @@ pub struct CollectArguments {
     /// Rewrite packs until no more is left that is not needed, in percent of what is
     #[arg(long, value_name = "PERCENT", default_value_t = 20, value_parser = clap::value_parser!(u8).range(..=100))]
     pub most_dead: u8,
+    /// After `key rotate`: seal what is under older keys anew
+    #[arg(long)]
+    pub reseal: bool,
     /// Write no more than this anew
     #[arg(long, value_name = "MIB")]
     pub most_written: Option<u32>,

@@ -26,6 +26,7 @@ pub async fn collect(
     let mut options = CollectOptions::default();
     options.dry_run = arguments.dry_run;
     options.most_dead = arguments.most_dead;
+    options.reseal = arguments.reseal;
     options.most_time = arguments.most_time;
     options.most_requests = arguments.most_requests;
     if let Some(mib) = arguments.most_written {
@@ -66,6 +67,15 @@ fn table(collected: &Collected) -> Table {
         &format!("{would}rewritten, little in them is needed"),
         report.rewritten,
     );
+    if report.resealed.count > 0 {
+        row(
+            &format!("{would}sealed anew, they were under an old key"),
+            report.resealed,
+        );
+    }
+    if report.old_keys.count > 0 {
+        row("under old keys of the vault", report.old_keys);
+    }
     if report.orphans.count > 0 {
         row(
             &format!("{would}deleted, a crash left them"),

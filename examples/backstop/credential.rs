@@ -1,14 +1,15 @@
 //! What opens the vault: a passphrase or a raw key, from a file or the
-//! environment.
+//! environment, a recovery key, or a program that keeps keys.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use backstop::{Credential, Error, ErrorKind, OperatorKey, Result};
+use backstop::{Credential, Error, ErrorKind, OperatorKey, RecoveryKey, Result};
 use zeroize::Zeroizing;
 
 use crate::arguments::{NewKey, VaultArguments};
+use crate::key_command::CommandKeys;
 
 const PASSPHRASE: &str = "BACKSTOP_PASSPHRASE";
 
@@ -18,6 +19,12 @@ const LONGEST_FILE: usize = 4096;
 /// Reads the credential that the arguments name. A file goes before the
 /// environment; without either, the vault is one that is not encrypted.
 pub fn credential(arguments: &VaultArguments) -> Result<Credential> {
+    if let Some(path) = &arguments.recovery_key_file {
+        return recovery_key(path);
+    }
+    if let Some(command) = &arguments.key_command {
+        return Ok(Credential::provider(CommandKeys::new(command)?));
+    }
     credential_of(
         arguments.key_file.as_deref(),
         arguments.passphrase_file.as_deref(),
@@ -46,13 +53,33 @@ pub fn credential_of(
     }
 }
 
-/// Reads a new passphrase or key.
-pub fn new_credential(new: &NewKey) -> Result<Credential> {
-    match (&new.new_key_file, &new.new_passphrase_file) {
-        (Some(path), _) => key(path, &read(path)?),
-        (None, Some(path)) => passphrase(path),
-        (None, None) => Err(Error::invalid_input("no new passphrase or key was given")),
+/// Reads a new passphrase or key, or makes a recovery key, which is given too.
+pub fn new_credential(new: &NewKey) -> Result<(Credential, Option<RecoveryKey>)> {
+    if new.recovery {
+        let key = RecoveryKey::generate()?;
+        return Ok((Credential::Recovery(key.clone()), Some(key)));
     }
+    let credential = match (
+        &new.new_key_file,
+        &new.new_passphrase_file,
+        &new.new_key_command,
+    ) {
+        (Some(path), _, _) => key(path, &read(path)?)?,
+        (_, Some(path), _) => passphrase(path)?,
+        (_, _, Some(command)) => Credential::provider(CommandKeys::new(command)?),
+        _ => return Err(Error::invalid_input("no new passphrase or key was given")),
+    };
+    Ok((credential, None))
+}
+
+fn recovery_key(path: &Path) -> Result<Credential> {
+    let bytes = read(path)?;
+    let not_text = |_| Error::invalid_input(format!("{} is not a text in UTF-8", path.display()));
+    let text = std::str::from_utf8(&bytes).map_err(not_text)?;
+    let first = text.lines().next().unwrap_or_default();
+    let key: Result<RecoveryKey> = first.parse();
+    key.map(Credential::Recovery)
+        .map_err(|error| error.within(path.display()))
 }
 
 fn passphrase(path: &Path) -> Result<Credential> {

@@ -21,6 +21,7 @@ mod image_server;
 mod import;
 mod imported;
 mod interrupt;
+mod key_command;
 mod keys;
 mod listing;
 mod marking;

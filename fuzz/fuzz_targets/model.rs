@@ -1,5 +1,6 @@
 //! A vault in memory against plain images: any bytes as a sequence of
-//! changes, commits, group commits, expiries, collections, crashes and openings.
+//! changes, commits, group commits, expiries, collections, rotations, crashes and
+//! openings.
 #![no_main]
 
 #[path = "../../crates/store/tests/survive/history.rs"]
@@ -15,7 +16,7 @@ mod play;
 use std::sync::Arc;
 
 use backstop_core::{CpuPool, ManualClock, Timestamp};
-use backstop_store::{DedupStore, DedupStoreBuilder, Takeover, VaultSettings};
+use backstop_store::{Credential, DedupStore, DedupStoreBuilder, Takeover, VaultSettings};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
@@ -26,6 +27,7 @@ fn builder(store: &Arc<dyn ObjectStore>) -> DedupStoreBuilder {
     settings.pack_bytes = 64 << 10;
     settings.checkpoint_bytes = 32 << 10;
     DedupStore::on(Arc::clone(store), "vault")
+        .with_credential(Credential::key([7; 32]))
         .with_settings(settings)
         .with_cpu_pool(CpuPool::inline())
         .with_clock(Arc::new(ManualClock::at(Timestamp(1_700_000_000_000))))
@@ -41,7 +43,7 @@ async fn play(bytes: &[u8]) {
             continue;
         };
         let at = usize::from(first) % play.machines.len();
-        let step = match operation % 16 {
+        let step = match operation % 17 {
             0..4 => {
                 let machine = &mut play.machines[at];
                 let place = (usize::from(first) << 8 | usize::from(second)) * 67;
@@ -63,6 +65,7 @@ async fn play(bytes: &[u8]) {
             12 => Step::Fold(at),
             13 => Step::Rebuild,
             14 => Step::RebuildAfterCrash,
+            15 => Step::Rotate,
             _ => Step::Continue(at),
         };
         play.step(step).await;

@@ -20,6 +20,10 @@ pub struct CollectOptions {
     /// more than that is left. What is needed of them moves to new packs. Less
     /// gives back more space and writes more.
     pub most_dead: u8,
+    /// Packs that are sealed under another key than the vault's current one are
+    /// rewritten, whatever is needed of them: opened and sealed again, not
+    /// decompressed. For vaults whose key was rotated.
+    pub reseal: bool,
     /// No more than this is written anew.
     pub most_rewritten: ByteCount,
     /// No pack is begun after this time, by the vault's clock. Finding out what
@@ -40,6 +44,7 @@ impl Default for CollectOptions {
         Self {
             dry_run: false,
             most_dead: 20,
+            reseal: false,
             most_rewritten: ByteCount(u64::MAX),
             most_time: None,
             most_requests: None,
@@ -91,10 +96,15 @@ pub struct CollectReport {
     pub dropped: Objects,
     /// Packs condemned after what is needed of them was written anew.
     pub rewritten: Objects,
+    /// Those of them that were sealed under an older key.
+    pub resealed: Objects,
     /// Bytes that were written anew for that.
     pub written: ByteCount,
     /// Packs deleted, those that were condemned earlier included.
     pub deleted: Objects,
+    /// Packs that are still sealed under older keys, those included that wait
+    /// to be deleted.
+    pub old_keys: Objects,
     /// Condemned packs that wait for readers.
     pub waiting: Objects,
     /// Packs that are to be deleted and that the store keeps: they are locked

@@ -7,8 +7,10 @@ use backstop_core::{Clock, Codecs, CpuPool, Error, ErrorKind, Result, SystemCloc
 use crate::catalog::{CONDEMNED, COUNTERS, Catalog, NEXT_PACK, pack_number};
 use crate::dedup_store::DedupStore;
 use crate::failure;
-use crate::header::{Credential, VaultHeader};
-use crate::keys;
+use crate::header::VaultHeader;
+use crate::keys::credential::Credential;
+use crate::keys::ring::Ring;
+use crate::keys::{self, Opened};
 use crate::ledger::Ledger;
 use crate::logs;
 use crate::nodes::Nodes;
@@ -21,7 +23,7 @@ use crate::pack::writer::{PackWriter, PackWriterParts};
 use crate::place::Place;
 use crate::readers::{Reading, Registration};
 use crate::record::{self, Counters, NextPack};
-use crate::seal::{Seal, VaultKey};
+use crate::seal::{Base, Seal, Secret};
 use crate::session::StreamCount;
 use crate::settings::VaultSettings;
 use crate::usage::Operation;
@@ -140,11 +142,11 @@ impl DedupStoreBuilder {
                 )));
             }
         }
-        let key = VaultKey::generate()?;
-        let seal = Seal::new(&key)?;
+        let now = options.clock.now();
+        let seal = Seal::new(Base::new(Secret::generate()?)?, Ring::create(now)?);
         let encrypted = !matches!(options.credential, Credential::None);
-        let header = VaultHeader::create(options.clock.now(), encrypted, &seal)?;
-        keys::create(&place, &options.cpu, &key, &options.credential).await?;
+        let header = VaultHeader::create(now, encrypted, seal.base())?;
+        keys::create(&place, &options.cpu, &seal, &options.credential).await?;
         // The header comes last: it makes the vault.
         place.put_new(HEADER, header.encode()?).await?;
         let unlocked = Unlocked {
@@ -152,7 +154,7 @@ impl DedupStoreBuilder {
             options,
             header,
             seal: Arc::new(seal),
-            key,
+            is_sure: true,
         };
         Box::pin(unlocked.own()).await
     }
@@ -163,7 +165,8 @@ impl DedupStoreBuilder {
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is none; [`ErrorKind::Locked`] if it
     /// has an owner; [`ErrorKind::WrongKey`]; [`ErrorKind::Unsupported`] for a
-    /// newer format; [`ErrorKind::Corrupt`] if a log of the catalog is missing,
+    /// newer format; [`ErrorKind::Unavailable`] if a key provider or the store
+    /// does not answer; [`ErrorKind::Corrupt`] if a log of the catalog is missing,
     /// since what is written then would hide what it held for ever.
     pub async fn open(self) -> Result<DedupStore> {
         let meter = self.meter();
@@ -198,14 +201,15 @@ impl DedupStoreBuilder {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(place.missing()),
             Err(error) => return Err(error),
         };
-        let key = keys::open(&place, &options.cpu, &header, &options.credential).await?;
+        let Opened { seal, is_sure } =
+            keys::open(&place, &options.cpu, &header, &options.credential).await?;
         place.catalog = header.catalog;
         Ok(Unlocked {
             place,
             options,
             header,
-            seal: Arc::new(Seal::new(&key)?),
-            key,
+            seal: Arc::new(seal),
+            is_sure,
         })
     }
 }
@@ -216,7 +220,8 @@ pub(crate) struct Unlocked {
     options: Options,
     pub(crate) header: VaultHeader,
     pub(crate) seal: Arc<Seal>,
-    key: VaultKey,
+    /// Whether the seal goes by the ring that counts.
+    pub(crate) is_sure: bool,
 }
 
 /// What an owner has, and a reader has not.
@@ -251,11 +256,11 @@ impl Unlocked {
         );
         let ownership = ownership?;
         let refused = match found {
-            Ok(found) => self.refused(&found).await,
+            Ok(found) => self.refused(&found).await.map(|()| found.newest),
             Err(error) => Err(error),
         };
         match refused {
-            Ok(()) => self.own_with(ownership).await,
+            Ok(newest_log) => self.own_with(ownership, newest_log).await,
             Err(error) => {
                 ownership.give_up(place).await;
                 Err(error)
@@ -281,8 +286,12 @@ impl Unlocked {
     }
 
     /// Opens the catalog to be written.
-    pub(crate) async fn own_with(self, ownership: Ownership) -> Result<DedupStore> {
-        match self.own_catalog(&ownership).await {
+    pub(crate) async fn own_with(
+        self,
+        ownership: Ownership,
+        newest_log: Option<String>,
+    ) -> Result<DedupStore> {
+        match self.own_catalog(&ownership, newest_log).await {
             Ok((catalog, packs, counters)) => {
                 let owned = Owned {
                     ownership,
@@ -300,8 +309,15 @@ impl Unlocked {
     async fn own_catalog(
         &self,
         ownership: &Ownership,
+        newest_log: Option<String>,
     ) -> Result<(Catalog, Arc<dyn PackStore>, OwnCounters)> {
         ownership.check(&self.place)?;
+        if let Some(log) = newest_log {
+            keys::check_log(&self.place, &self.seal, &log).await?;
+        }
+        if !self.is_sure {
+            Box::pin(self.look_before()).await?;
+        }
         let catalog = Catalog::own(
             &self.place,
             Arc::clone(&self.seal),
@@ -320,6 +336,22 @@ impl Unlocked {
         }
     }
 
+    /// Goes by the ring that counts before anything is sealed.
+    async fn look_before(&self) -> Result<()> {
+        let found = logs::look(&self.place, &self.options.clock).await?;
+        let catalog = Catalog::read(
+            &self.place,
+            found.manifest.as_ref(),
+            Arc::clone(&self.seal),
+            &self.options.settings.memory,
+            &self.options.clock,
+        );
+        let catalog = catalog.await?;
+        let looked = keys::look_before(&catalog, &self.place, &self.seal).await;
+        let closed = catalog.close(false).await;
+        looked.and(closed)
+    }
+
     /// What an owner does first.
     async fn begin(
         &self,
@@ -332,7 +364,7 @@ impl Unlocked {
             orphans::note_takeover(catalog, at).await?;
             ownership.noted(place)?;
         }
-        keys::count_first(catalog, place, &self.seal).await?;
+        keys::settle(catalog, place, &self.seal, self.is_sure).await?;
         let next_sequence = match catalog.get(COUNTERS).await? {
             Some(value) => {
                 record::decode::<Counters>("the vault's counters", &value)?.next_sequence
@@ -472,7 +504,6 @@ impl Unlocked {
             place: self.place,
             header: self.header,
             seal: self.seal,
-            key: self.key,
             settings,
             clock,
             buffers: vault::buffers(&cpu),

@@ -21,7 +21,8 @@
 //!                                       orphans (JSON)
 //! "x"                                   when an owner was last overridden (JSON)
 //! "v"                                   the pack that is verified next (JSON)
-//! "s"                                   the key slots that count (JSON)
+//! "s"                                   the key slots that count, and which of
+//!                                       their rings (JSON)
 //! "q" month, as 2026-11                 what was asked of the store (JSON)
 //! "a"                                   what protects recovery points (JSON)
 //! "w"                                   the vault's time (JSON)
@@ -38,7 +39,7 @@ use slatedb::config::{
     CloseOptions, DbReaderOptions, DurabilityLevel, FlushOptions, FlushType, ReadOptions,
     ScanOptions,
 };
-use slatedb::{Db, DbReader, DbReaderMode, KeyValue, VersionedManifest, WriteBatch};
+use slatedb::{Db, DbReader, DbReaderMode, ErrorKind, KeyValue, VersionedManifest, WriteBatch};
 
 use crate::catalog_clock::CatalogClock;
 use crate::catalog_settings::{MANIFEST_POLL, Pace, RETRIES, cache, settings};
@@ -71,6 +72,7 @@ pub(crate) const NEXT_PACK: &[u8] = b"m";
 pub(crate) const CLEAN_EPOCH: &[u8] = b"e";
 pub(crate) const TAKEOVER: &[u8] = b"x";
 pub(crate) const VERIFIED: &[u8] = b"v";
+/// The key slots that count, and which of their rings.
 pub(crate) const COUNTED_SLOTS: &[u8] = b"s";
 pub(crate) const PROTECTION: &[u8] = b"a";
 pub(crate) const VAULT_TIME: &[u8] = b"w";
@@ -126,8 +128,8 @@ fn tables_tick(manifest: &VersionedManifest) -> i64 {
 }
 
 /// The latest time that SlateDB was told when it wrote, in milliseconds.
-fn written_tick(time: Result<Option<KeyValue>, slatedb::Error>) -> Result<i64> {
-    let time = time.map_err(|error| failure::of_catalog("reading the catalog", error))?;
+fn written_tick(seal: &Seal, time: Result<Option<KeyValue>, slatedb::Error>) -> Result<i64> {
+    let time = time.map_err(|error| failed(seal, "reading the catalog", error))?;
     Ok(time.map_or(0, |entry| entry.create_ts))
 }
 
@@ -161,10 +163,10 @@ impl Catalog {
         .with_block_transformer(Arc::new(SealedBlocks::new(Arc::clone(&seal))))
         .build()
         .await
-        .map_err(|error| failure::of_catalog("opening the vault", error))?;
+        .map_err(|error| failed(&seal, "opening the vault", error))?;
         clock.raise(tables_tick(&db.manifest()));
         clock.tell_crowded(is_crowded(&db));
-        clock.raise(written_tick(db.get_key_value(TIME).await)?);
+        clock.raise(written_tick(&seal, db.get_key_value(TIME).await)?);
         Ok(Self {
             db: Handle::Owner(db),
             clock,
@@ -212,8 +214,8 @@ impl Catalog {
             opened = open(DbReaderMode::FollowLatest).await;
         }
         let reader =
-            opened.map_err(|error| failure::of_catalog("opening the vault for reading", error))?;
-        clock.raise(written_tick(reader.get_key_value(TIME).await)?);
+            opened.map_err(|error| failed(&seal, "opening the vault for reading", error))?;
+        clock.raise(written_tick(&seal, reader.get_key_value(TIME).await)?);
         Ok(Self {
             db: Handle::Reader(Box::new(reader)),
             clock,
@@ -243,7 +245,7 @@ impl Catalog {
             Handle::Owner(db) => db.get(key).await,
             Handle::Reader(db) => db.get(key).await,
         };
-        value.map_err(|error| failure::of_catalog("reading the catalog", error))
+        value.map_err(|error| self.failed("reading the catalog", error))
     }
 
     /// The latest durable value: for everything that is reported.
@@ -256,7 +258,7 @@ impl Catalog {
             Handle::Owner(db) => db.get_with_options(key, &options).await,
             Handle::Reader(db) => db.get(key).await,
         };
-        value.map_err(|error| failure::of_catalog("reading the catalog", error))
+        value.map_err(|error| self.failed("reading the catalog", error))
     }
 
     /// All durable entries whose key begins with `prefix`, in order.
@@ -269,9 +271,10 @@ impl Catalog {
             Handle::Owner(db) => db.scan_prefix_with_options(prefix, .., &options).await,
             Handle::Reader(db) => db.scan_prefix(prefix, ..).await,
         };
+        let seal = Arc::clone(&self.seal);
         entries
-            .map(Entries)
-            .map_err(|error| failure::of_catalog("reading the catalog", error))
+            .map(|entries| Entries { entries, seal })
+            .map_err(|error| self.failed("reading the catalog", error))
     }
 
     /// Applies a batch atomically. It is durable after the next
@@ -322,6 +325,23 @@ impl Catalog {
         flushed.map_err(|error| failure::of_catalog("making the catalog durable", error))
     }
 
+    /// Writes what stands only in logs into a table.
+    pub(crate) async fn flush_tables(&self) -> Result<()> {
+        let Handle::Owner(db) = &self.db else {
+            return Err(read_only());
+        };
+        let flushing = db.flush_with_options(FlushOptions {
+            flush_type: FlushType::MemTable,
+        });
+        let flushed = tokio::time::timeout(WRITE_PATIENCE, flushing).await;
+        let flushed = flushed.map_err(|_| {
+            backstop_core::Error::unavailable(
+                "the store has not taken a table of the catalog in 2 minutes; repeat later",
+            )
+        })?;
+        flushed.map_err(|error| failure::of_catalog("writing the catalog's tables", error))
+    }
+
     /// Closes it, all writes durable. `fold` writes what stands only in logs
     /// into a table, so that the logs can go.
     pub(crate) async fn close(&self, fold: bool) -> Result<()> {
@@ -353,6 +373,10 @@ impl Catalog {
             },
         };
         closed.map_err(|error| failure::of_catalog("closing the vault", error))
+    }
+
+    fn failed(&self, doing: &str, error: slatedb::Error) -> backstop_core::Error {
+        failed(&self.seal, doing, error)
     }
 
     /// The key of a frame in the index.
@@ -390,6 +414,21 @@ impl Catalog {
 
     pub(crate) fn expired_key(&self, source: &SourceName, sequence: u64) -> [u8; 25] {
         sequenced(self.expired_prefix(source), sequence)
+    }
+}
+
+/// SlateDB's error while `doing` something; where a block could not be opened,
+/// why, which SlateDB does not hand on.
+fn failed(seal: &Seal, doing: &str, error: slatedb::Error) -> backstop_core::Error {
+    let noted = seal
+        .take_noted()
+        .filter(|_| error.kind() == ErrorKind::Data);
+    match noted {
+        Some((kind, text)) if kind != backstop_core::ErrorKind::Corrupt => {
+            let text = format!("{doing}: a block of the vault's catalog: {text}");
+            backstop_core::Error::new(kind, text).with_source(error)
+        }
+        _ => failure::of_catalog(doing, error),
     }
 }
 
@@ -457,12 +496,15 @@ impl Batch {
 }
 
 /// Entries of a scan.
-pub(crate) struct Entries(slatedb::DbIterator);
+pub(crate) struct Entries {
+    entries: slatedb::DbIterator,
+    seal: Arc<Seal>,
+}
 
 impl Entries {
     pub(crate) async fn next(&mut self) -> Result<Option<(Bytes, Bytes)>> {
-        let entry = self.0.next().await;
-        let entry = entry.map_err(|error| failure::of_catalog("reading the catalog", error))?;
+        let entry = self.entries.next().await;
+        let entry = entry.map_err(|error| failed(&self.seal, "reading the catalog", error))?;
         Ok(entry.map(|entry| (entry.key, entry.value)))
     }
 }

@@ -10,7 +10,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::approvals::ApprovalRequest;
-use crate::header::{Credential, KeySlot, VaultHeader};
+use crate::header::VaultHeader;
+use crate::keys::credential::Credential;
+use crate::keys::ring::{Ring, RingId, VaultKeyId};
+use crate::keys::slot::KeySlot;
 use crate::lease::Lease;
 use crate::ledger::{LedgerEntry, PageRecord};
 use crate::manifest::{Entry, Manifest};
@@ -26,12 +29,10 @@ use crate::record::{
     self, CondemnedPack, CountedSlots, Counters, FoldedEntry, PackRecord, PointRecord,
     ReplicaEntry, UnfinishedEntry, UnfinishedStream,
 };
-use crate::seal::{Seal, SealingKey, VaultKey};
+use crate::seal::{Base, SealingKey, Secret, sealing_key};
 
 fn key() -> SealingKey {
-    Seal::new(&VaultKey::from_bytes([5; 32]))
-        .and_then(|seal| seal.pack_key(b"fuzzing"))
-        .unwrap_or_else(|_| unreachable!("a fixed key is a key"))
+    sealing_key(&[5; 32], &[b"fuzzing"]).unwrap_or_else(|_| unreachable!("a fixed key is a key"))
 }
 
 /// A frame: as it comes, and as one whose seal is right.
@@ -132,20 +133,32 @@ pub fn catalog_record(bytes: &[u8]) {
 
 /// `vault.json`.
 pub fn vault_header(bytes: &[u8]) {
-    if let (Ok(header), Ok(seal)) = (
+    if let (Ok(header), Ok(base)) = (
         VaultHeader::decode(bytes),
-        Seal::new(&VaultKey::from_bytes([5; 32])),
+        Base::new(Secret::from_bytes([5; 32])),
     ) {
-        let _ = header.accepts(&seal);
+        let _ = header.accepts(&base);
     }
 }
 
-/// A key slot; passphrases are left out, since stretching one takes long by
-/// design.
+/// A key slot, opened by what opens the seeds; passphrases are left out, since
+/// stretching one takes long by design.
 pub fn key_slot(bytes: &[u8]) {
-    if let Ok(slot) = KeySlot::decode(bytes) {
-        let _ = slot.open(&Credential::None);
-        let _ = slot.open(&Credential::key([5; 32]));
+    let Ok(slot) = KeySlot::decode(bytes) else {
+        return;
+    };
+    for credential in [Credential::None, Credential::key([5; 32])] {
+        if let Ok(Some(secret)) = slot.unlock_now(&credential) {
+            let _ = slot.is_of(&secret.base);
+            let _ = slot.open_ring(&secret);
+        }
+    }
+}
+
+/// A ring of vault keys, after its seal.
+pub fn key_ring(bytes: &[u8]) {
+    if let Ok(ring) = Ring::decode(bytes) {
+        assert_eq!(&ring.encode()[..], bytes);
     }
 }
 
@@ -291,6 +304,7 @@ pub fn seeds() -> backstop_core::Result<Vec<(&'static str, String, Vec<u8>)>> {
     let pack = PackRecord {
         name: PackName::from_bytes([7; 24]),
         kind: PackKind::Map,
+        key: VaultKeyId(7),
         bytes: 5000,
         table_bytes: 200,
         frames: 4,
@@ -305,12 +319,14 @@ pub fn seeds() -> backstop_core::Result<Vec<(&'static str, String, Vec<u8>)>> {
     add("catalog_record", "condemned", record::encode(&condemned)?);
     let counted = CountedSlots {
         ids: vec!["0011223344556677".to_owned()],
+        ring: RingId(5),
     };
     add("catalog_record", "slots", record::encode(&counted)?);
     add("catalog_record", "point", POINT.as_bytes().to_vec());
     add("catalog_record", "page", PAGE.as_bytes().to_vec());
     add("catalog_record", "summary", SUMMARY.as_bytes().to_vec());
     add("vault_header", "one", HEADER.as_bytes().to_vec());
+    add("key_ring", "one", Ring::of_byte(5).encode().to_vec());
     for (name, slot) in [
         ("open", OPEN_SLOT),
         ("raw", RAW_SLOT),
@@ -325,9 +341,9 @@ const POINT: &str = r#"{"format":0,"point":{"id":"010101010101010101010101010101
 const PAGE: &str = r#"{"format":0,"page":{"entries":[{"sequence":4,"event":"removed","points":["01010101010101010101010101010101"]},{"sequence":4,"event":"expired","point":"01010101010101010101010101010101","expiry":{"at":5,"until":6}},{"sequence":5,"event":"marked","point":"01010101010101010101010101010101","marks":{"pinned":true,"holds":["lawsuit"]}},{"sequence":6,"event":"state","source":"vm","state":{"state":"consistent"}},{"sequence":7,"event":"condemned","packs":["0000000000000001-00112233445566778899aabbccddeeff"]}]}}"#;
 const SUMMARY: &str = r#"{"format":0,"page":{"summary":{"sequence":9,"part":0,"parts":1,"points":["01010101010101010101010101010101"],"marks":[],"states":[["vm",{"state":"pending"}]],"condemned":[]}}}"#;
 const HEADER: &str = r#"{"magic":"backstop vault","format":0,"id":"00112233445566778899aabbccddeeff","created":1700000000000,"encrypted":true,"catalog":1,"check":"00112233445566778899aabbccddeeff"}"#;
-const OPEN_SLOT: &str = r#"{"format":0,"id":"0011223344556677","check":"00112233445566778899aabbccddeeff","kind":"open","key":"0505050505050505050505050505050505050505050505050505050505050505"}"#;
-const RAW_SLOT: &str = r#"{"format":0,"id":"0011223344556677","check":"00112233445566778899aabbccddeeff","kind":"raw","sealed":"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f000102030405060708090a0b0c0d0e0f"}"#;
-const PASSPHRASE_SLOT: &str = r#"{"format":0,"id":"0011223344556677","check":"00112233445566778899aabbccddeeff","kind":"passphrase","salt":"00112233445566778899aabbccddeeff","memory_kib":32768,"passes":3,"lanes":1,"sealed":"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f000102030405060708090a0b0c0d0e0f"}"#;
+const OPEN_SLOT: &str = r#"{"format":0,"id":"edf5fa215f809bfa","ring_id":"0000000000000005","public":"2b34e64446874e7355238e7152639f59222f5dcd7d7e2608faafd198e8d08a4a","ring":"16c2d2f4ef3bb5e4c3821d75a475e5ed6a7afb8aa5c15b4742e1381437d4e40cbd04129bf0990804bdf30d81125b45fddfcc046783c5ea9355f6072d5b755e09df9b17181544369999e721cc3582b14468466f1ce8a4a37e76f6bd96eec2cb2f479e0778a814","check":"933ed02c20520bd46902fd54e52c615f","kind":"open","plain":"0505050505050505050505050505050505050505050505050505050505050505cbe56297eb4a6b740ed6aff5abba16c7c859ab4a559af7b3c028e096c4ad9e96"}"#;
+const RAW_SLOT: &str = r#"{"format":0,"id":"fee95132066f9e59","ring_id":"0000000000000005","public":"74f15b012d4affc5372178cf8a8ae97e51b9f216f44ce626f5a74d8c82950474","ring":"e95ab36eb1ee85197ab27e16027730ab16504226aa0bc9d720ff8dab5af1f2327081355ad15f0004627265e524cca2239ccc12b75b56eca6de9808c304aa31120771c3cb9a470198117d5ab773ff61c156d933ed80a151a8f0460f2a02980f474d260ca96eaa","check":"f3851f2729678b27a62662723590692e","kind":"raw","sealed":"eb4ac530cb32b5db96ad1973cde1255e117d8720e4ac6cdea59408ed6709ea39dc5454a62c100686c82f48733575f3e65bec0dd850392090a72b635f0b6a84cec8c153ef9dd6c67bad2311b4d9aa6119"}"#;
+const PASSPHRASE_SLOT: &str = r#"{"format":0,"id":"ff7bfc1c403543be","ring_id":"0000000000000005","public":"21ef17b0988c86a43e3dc596d1edf8ff102a630668a10cd8081c9c5c1de5a060","ring":"f2e1e412335063b5dbab4be2e2b1b4168f163bc58a82faed106bad528892de0ea56518a9181c97cf17128fab8be9f99bc7740b3dd6c13b3b86f29fb65178f877056113e6b2d6cc3a3f47b9dd149bc0c5e6df511086fc280bfc50f3721b15a609dfdb22ebc780","check":"b76b6f1232b1cbf881ca9b23a74c01ab","kind":"passphrase","salt":"cd6f3795bec1084ac8149a7e141b928d","memory_kib":32768,"passes":3,"lanes":1,"sealed":"748cbcc2ea60cabfa49ed3eca058e9f63dfa7e4aa475d8eba6d860c6e80c49c5d4587dc84bd4459b12d81dc177d0ee614f5e47a4dd0a361551f61db46758c394ee2df0a90a1414cbf45d55a03ea14dd5"}"#;
 
 #[cfg(test)]
 mod tests;

@@ -1,29 +1,49 @@
-//! The key slots of a vault: each gives the vault key to who has a passphrase
-//! or a raw key.
+//! The key slots of a vault: each gives the vault's base and its ring of keys to
+//! who has a passphrase, a key or a provider.
 //!
-//! Each slot is an object of its own, written once. Adding, replacing and
-//! removing are the owner's. Which slots count, the catalog tells: one is put
-//! there after its object is written and taken away before it is deleted, both
-//! behind the fence. So whatever an owner that was overridden is still about
-//! to write or delete, no other one counts on it. The vault key itself never
-//! changes: who once had it keeps it, so removing a slot shuts out who has only
-//! the passphrase or raw key.
+//! Each slot is an object of its own for each ring that it was given, written
+//! once: `keys/ID-RING.json`. So every slot holds everything that opens the
+//! vault, and the loss of one loses that one alone. Adding, replacing and
+//! removing slots, and giving them another ring, are the owner's. Which slots
+//! count, and which ring, the catalog tells in one record: it is changed after
+//! the objects are written and before others are deleted, behind the fence. So
+//! whatever an owner that was overridden is still about to write or delete, no
+//! other one counts on it, and a crash leaves each slot with a ring that opens.
+//!
+//! Who opens a vault has not read the catalog yet, and seals by a ring from the
+//! first object on that it writes. Where all slots have one ring, that is the
+//! one. Where not, because a rotation was cut short, an owner reads the record
+//! first, as a reader does.
 
-use backstop_core::{CpuPool, Error, ErrorKind, Result};
-use bytes::Bytes;
+mod counted;
+pub(crate) mod credential;
+mod opening;
+pub(crate) mod provider;
+pub(crate) mod recovery;
+pub(crate) mod ring;
+mod rotation;
+pub(crate) mod slot;
+mod stored;
+
+use std::sync::Arc;
+
+use backstop_core::{Error, ErrorKind, Result};
 
 use crate::approvals::{self, GuardedAction};
-use crate::catalog::{Batch, COUNTED_SLOTS, Catalog, OWNER_PROOF};
+use crate::catalog::{Batch, OWNER_PROOF};
 use crate::dedup_store::DedupStore;
-use crate::header::{Credential, KeySlot, VaultHeader};
-use crate::place::Place;
-use crate::record::{self, CountedSlots};
-use crate::seal::{Seal, VaultKey};
+use crate::maintenance::to_its_end;
 use crate::usage::Operation;
 use crate::vault::Vault;
+use counted::{counting, list};
+use credential::Credential;
+use slot::KeySlot;
+use stored::{KEYS, parse, path};
 
-/// The folder of key slots.
-const KEYS: &str = "keys";
+pub(crate) use counted::{check_log, look_before, settle};
+pub(crate) use opening::{Opened, create, open};
+pub(crate) use rotation::under_old_keys;
+pub use rotation::{KeyRingInfo, RetireReport, VaultKeyInfo};
 
 /// What opens a key slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,18 +55,25 @@ pub enum KeySlotKind {
     Key,
     /// A passphrase.
     Passphrase,
+    /// A recovery key.
+    Recovery,
+    /// A provider of keys.
+    Provider,
     /// It opens nothing here: it is damaged, of another vault, or was left by
     /// an interrupted making of this one.
     Foreign,
     /// Adding or removing it has begun and not ended. What it is for may open
     /// the vault, but can't be counted on: remove it.
     Unfinished,
+    /// It counts, and its object is gone: bring that back from a copy of the
+    /// vault, or remove it.
+    Missing,
 }
 
 impl KeySlotKind {
     /// Whether it can be counted on to open the vault.
     fn opens(self) -> bool {
-        !matches!(self, Self::Foreign | Self::Unfinished)
+        !matches!(self, Self::Foreign | Self::Unfinished | Self::Missing)
     }
 }
 
@@ -58,174 +85,24 @@ pub struct KeySlotInfo {
     pub id: String,
     /// What opens it.
     pub kind: KeySlotKind,
+    /// If a provider does: its name, and which of its keys.
+    pub provider: Option<(String, String)>,
 }
 
-fn path(id: &str) -> String {
-    format!("{KEYS}/{id}.json")
+/// Shows by a flush that the vault is still ours.
+async fn prove(vault: &Vault) -> Result<()> {
+    let mut proof = Batch::default();
+    proof.delete(OWNER_PROOF);
+    vault.commit_batch(proof).await
 }
 
-/// Makes the first slot of a vault.
-pub(crate) async fn create(
-    place: &Place,
-    cpu: &CpuPool,
-    key: &VaultKey,
-    credential: &Credential,
-) -> Result<()> {
-    let slot = sealed(cpu, key, credential).await?;
-    place.put_new(&path(&slot.id), slot.encode()?).await
-}
-
-/// A slot for a credential. Stretching a passphrase takes a while.
-async fn sealed(cpu: &CpuPool, key: &VaultKey, credential: &Credential) -> Result<KeySlot> {
-    let (key, credential) = (key.clone(), credential.clone());
-    cpu.run(move || KeySlot::create(&key, &credential)).await?
-}
-
-/// The vault key, from any slot that the credential opens.
-pub(crate) async fn open(
-    place: &Place,
-    cpu: &CpuPool,
-    header: &VaultHeader,
-    credential: &Credential,
-) -> Result<VaultKey> {
-    let wrong = |why: &str| {
-        let at = &place.name;
-        Error::new(ErrorKind::WrongKey, format!("the vault at {at} {why}"))
-    };
-    match credential {
-        Credential::None if header.encrypted => {
-            return Err(wrong("is encrypted; give its passphrase or key"));
-        }
-        Credential::None => {}
-        // It may have been put there in place of the one that is meant.
-        _ if !header.encrypted => {
-            return Err(wrong(
-                "is not encrypted, but a passphrase or key was given; if it is the right vault, open it without",
-            ));
-        }
-        _ => {}
-    }
-    let slots = read_all(place).await?;
-    let (header, credential) = (header.clone(), credential.clone());
-    let try_all = move || -> Result<Option<VaultKey>> {
-        let (mut damaged, mut intact) = (None, false);
-        for (name, bytes) in slots {
-            match try_one(&bytes, &header, &credential) {
-                Ok(Some(key)) => return Ok(Some(key)),
-                Ok(None) => intact = true,
-                // Another slot may still open the vault.
-                Err(error) => damaged = Some(error.within(format_args!("object {name}"))),
-            }
-        }
-        damaged.filter(|_| !intact).map_or(Ok(None), Err)
-    };
-    let key = cpu.run(try_all).await??;
-    key.ok_or_else(|| wrong("has no key slot that opens with this passphrase or key"))
-}
-
-/// The vault key, if the slot is the vault's and the credential opens it.
-fn try_one(
-    bytes: &[u8],
-    header: &VaultHeader,
-    credential: &Credential,
-) -> Result<Option<VaultKey>> {
-    let slot = KeySlot::decode(bytes)?;
-    let Some(key) = slot.open(credential)? else {
-        return Ok(None);
-    };
-    let seal = Seal::new(&key)?;
-    // A slot of a vault whose making was interrupted may lie here too: only
-    // the header says whether a key is the right one.
-    if !header.accepts(&seal)? {
-        return Ok(None);
-    }
-    if slot.is_of(&seal) {
-        Ok(Some(key))
-    } else {
-        Err(Error::corrupt(
-            "a key slot is damaged: its check is another",
-        ))
-    }
-}
-
-/// The objects of all slots, by name.
-async fn read_all(place: &Place) -> Result<Vec<(String, Vec<u8>)>> {
-    let mut slots = Vec::new();
-    for name in place.list(KEYS).await? {
-        match place.get(&name).await {
-            Ok(bytes) => slots.push((name, bytes)),
-            // Removed since it was listed.
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(slots)
-}
-
-/// The slots that are there, without regard to which count.
-async fn listed(place: &Place, seal: &Seal) -> Result<Vec<KeySlotInfo>> {
-    let mut slots = Vec::new();
-    for (name, bytes) in read_all(place).await? {
-        let id = name
-            .strip_prefix(KEYS)
-            .and_then(|name| name.strip_prefix('/')?.strip_suffix(".json"));
-        let Some(id) = id else {
-            continue;
-        };
-        let kind = match KeySlot::decode(&bytes) {
-            Ok(slot) if slot.id == id && slot.is_of(seal) => slot.kind(),
-            _ => KeySlotKind::Foreign,
-        };
-        let id = id.to_owned();
-        slots.push(KeySlotInfo { id, kind });
-    }
-    slots.sort_by(|a, b| a.id.cmp(&b.id));
-    Ok(slots)
-}
-
-async fn counted(catalog: &Catalog) -> Result<Option<Vec<String>>> {
-    let value = catalog.get(COUNTED_SLOTS).await?;
-    let decode = |value: Bytes| record::decode::<CountedSlots>("the list of key slots", &value);
-    Ok(value.map(decode).transpose()?.map(|slots| slots.ids))
-}
-
-async fn list(vault: &Vault) -> Result<Vec<KeySlotInfo>> {
-    // Only the making of a vault can have been interrupted before there is a list.
-    let counted = counted(&vault.catalog).await?;
-    let mut slots = listed(&vault.place, &vault.seal).await?;
-    if let Some(counted) = counted {
-        let unfinished = slots
-            .iter_mut()
-            .filter(|slot| slot.kind.opens() && !counted.contains(&slot.id));
-        unfinished.for_each(|slot| slot.kind = KeySlotKind::Unfinished);
-    }
-    Ok(slots)
-}
-
-/// Makes the list of slots that count, as the first owner of a vault does.
-pub(crate) async fn count_first(catalog: &Catalog, place: &Place, seal: &Seal) -> Result<()> {
-    if counted(catalog).await?.is_some() {
-        return Ok(());
-    }
-    let slots = listed(place, seal).await?;
-    catalog.write(counting(&slots, None, None)?).await?;
-    catalog.flush().await
-}
-
-/// What makes the slots count that opened the vault, with one more and one less.
-fn counting(slots: &[KeySlotInfo], more: Option<&str>, less: Option<&str>) -> Result<Batch> {
-    let opening = slots.iter().filter(|slot| slot.kind.opens());
-    let ids = opening.map(|slot| slot.id.as_str()).chain(more);
-    let ids = ids.filter(|id| Some(*id) != less).map(str::to_owned);
-    let ids = ids.collect();
-    let mut batch = Batch::default();
-    batch.put(COUNTED_SLOTS, &record::encode(&CountedSlots { ids })?);
-    Ok(batch)
-}
-
-/// Deletes the object of a slot that does not count.
+/// Deletes the objects of a slot that does not count.
 async fn delete(vault: &Vault, id: &str) -> Result<()> {
-    vault.place.delete(&path(id)).await?;
+    for name in vault.place.list(KEYS).await? {
+        if parse(&name).is_some_and(|(of, _)| of == id) {
+            vault.place.delete(&name).await?;
+        }
+    }
     vault.place.sync(KEYS)
 }
 
@@ -233,23 +110,27 @@ async fn delete(vault: &Vault, id: &str) -> Result<()> {
 async fn add(
     vault: &Vault,
     slots: &[KeySlotInfo],
-    slot: KeySlot,
+    slot: &KeySlot,
     instead: Option<&str>,
 ) -> Result<KeySlotInfo> {
-    let mut proof = Batch::default();
-    proof.delete(OWNER_PROOF);
-    vault.commit_batch(proof).await?;
-    vault.place.put_new(&path(&slot.id), slot.encode()?).await?;
-    let batch = counting(slots, Some(&slot.id), instead)?;
+    prove(vault).await?;
+    let ring = vault.seal.ring();
+    // It may have been made for an earlier one.
+    let slot = slot.with_ring(vault.seal.base(), &ring)?;
+    let name = path(&slot.id, ring.id);
+    vault.place.put_new(&name, slot.encode()?).await?;
+    let batch = counting(slots, ring.id, Some(&slot.id), instead)?;
     if let Err(error) = vault.commit_batch(batch).await {
         // The new owner has not asked for it, and does not count on it.
         if error.kind() == ErrorKind::Fenced {
-            delete(vault, &slot.id).await?;
+            vault.place.delete(&name).await?;
         }
         return Err(error);
     }
+    let provider = slot.provider();
     Ok(KeySlotInfo {
         kind: slot.kind(),
+        provider: provider.map(|(name, key)| (name.to_owned(), key.to_owned())),
         id: slot.id,
     })
 }
@@ -263,7 +144,7 @@ fn check_secret(vault: &Vault, credential: &Credential) -> Result<()> {
     }
     if matches!(credential, Credential::None) {
         return Err(Error::invalid_input(
-            "a key slot without a passphrase or key would lay the vault's key open",
+            "a key slot without a passphrase or key would lay the vault's keys open",
         ));
     }
     Ok(())
@@ -297,10 +178,16 @@ pub(crate) async fn check_removal(vault: &Vault, id: &str) -> Result<Vec<KeySlot
 /// Removes a slot, whoever has to approve it. The commit lock is held.
 pub(crate) async fn remove(vault: &Vault, id: &str) -> Result<()> {
     let slots = check_removal(vault, id).await?;
-    vault
-        .commit_batch(counting(&slots, None, Some(id))?)
-        .await?;
+    let batch = counting(&slots, vault.seal.ring().id, None, Some(id))?;
+    vault.commit_batch(batch).await?;
     delete(vault, id).await
+}
+
+async fn sealed(vault: &Vault, credential: &Credential) -> Result<KeySlot> {
+    vault.writer()?;
+    check_secret(vault, credential)?;
+    let seal = &vault.seal;
+    KeySlot::create(&vault.cpu, credential, seal.base(), &seal.ring()).await
 }
 
 impl DedupStore {
@@ -321,15 +208,16 @@ impl DedupStore {
     /// [`ErrorKind::InvalidInput`] for [`Credential::None`], for a vault that
     /// is not encrypted, and for one that is open for reading only;
     /// [`ErrorKind::Fenced`], and nothing added, if another owner has taken the
-    /// vault over.
+    /// vault over; those of the provider, and nothing added.
     pub async fn add_key(&self, credential: &Credential) -> Result<KeySlotInfo> {
-        let vault = &self.vault;
-        let _changing = vault.place.meter.begin(Operation::Manage);
-        vault.writer()?;
-        check_secret(vault, credential)?;
-        let slot = sealed(&vault.cpu, &vault.key, credential).await?;
-        let _one = vault.commit.lock().await;
-        add(vault, &list(vault).await?, slot, None).await
+        let slot = sealed(&self.vault, credential).await?;
+        let vault = Arc::clone(&self.vault);
+        let meter = Arc::clone(&vault.place.meter);
+        let adding = to_its_end(async move {
+            let _one = vault.commit.lock().await;
+            add(&vault, &list(&vault).await?, &slot, None).await
+        });
+        meter.during(Operation::Manage, adding).await
     }
 
     /// Puts another key slot, with an id of its own, in the place of one: the
@@ -341,41 +229,43 @@ impl DedupStore {
     /// such slot; [`ErrorKind::Conflict`] if removing it takes the approval of
     /// several operators: add one, and ask for the removal of the other.
     pub async fn replace_key(&self, id: &str, credential: &Credential) -> Result<KeySlotInfo> {
-        let vault = &self.vault;
-        let _changing = vault.place.meter.begin(Operation::Manage);
-        vault.writer()?;
-        check_secret(vault, credential)?;
-        let slot = sealed(&vault.cpu, &vault.key, credential).await?;
-        let _one = vault.commit.lock().await;
-        let (slots, _) = find(vault, id).await?;
-        let slot_goes = GuardedAction::RemoveKey {
-            slot: id.to_owned(),
-        };
-        approvals::check(vault, &slot_goes).await?;
-        let added = add(vault, &slots, slot, Some(id)).await?;
-        delete(vault, id).await?;
-        Ok(added)
+        let slot = sealed(&self.vault, credential).await?;
+        let (vault, id) = (Arc::clone(&self.vault), id.to_owned());
+        let meter = Arc::clone(&vault.place.meter);
+        let replacing = to_its_end(async move {
+            let _one = vault.commit.lock().await;
+            let (slots, _) = find(&vault, &id).await?;
+            let slot_goes = GuardedAction::RemoveKey { slot: id.clone() };
+            approvals::check(&vault, &slot_goes).await?;
+            let added = add(&vault, &slots, &slot, Some(&id)).await?;
+            delete(&vault, &id).await?;
+            Ok(added)
+        });
+        meter.during(Operation::Manage, replacing).await
     }
 
     /// Removes a key slot: what opened it opens the vault no more, unless
-    /// another slot is for it too. Who has had the vault open may have kept
-    /// the vault's own key, which stays the same. After an error or a crash
-    /// it may be there as [`Unfinished`](KeySlotKind::Unfinished).
+    /// another slot is for it too. Who has had the vault open, or kept the
+    /// slot's object, may have kept the keys that the vault has until now:
+    /// [`rotate_key`](Self::rotate_key) makes one that they don't have. After
+    /// an error or a crash it may be there as
+    /// [`Unfinished`](KeySlotKind::Unfinished).
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is no such slot;
     /// [`ErrorKind::Conflict`] if it is the last one that opens the vault, or if
     /// removing it takes the approval of several operators; otherwise as [`add_key`](Self::add_key).
     pub async fn remove_key(&self, id: &str) -> Result<()> {
-        let vault = &self.vault;
-        let _changing = vault.place.meter.begin(Operation::Manage);
-        vault.writer()?;
-        let _one = vault.commit.lock().await;
-        check_removal(vault, id).await?;
-        let action = GuardedAction::RemoveKey {
-            slot: id.to_owned(),
-        };
-        approvals::check(vault, &action).await?;
-        remove(vault, id).await
+        self.vault.writer()?;
+        let (vault, id) = (Arc::clone(&self.vault), id.to_owned());
+        let meter = Arc::clone(&vault.place.meter);
+        let removing = to_its_end(async move {
+            let _one = vault.commit.lock().await;
+            check_removal(&vault, &id).await?;
+            let action = GuardedAction::RemoveKey { slot: id.clone() };
+            approvals::check(&vault, &action).await?;
+            remove(&vault, &id).await
+        });
+        meter.during(Operation::Manage, removing).await
     }
 }

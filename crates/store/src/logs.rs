@@ -24,12 +24,19 @@ async fn listed(place: &Place, folder: &str) -> Result<BTreeSet<u64>> {
     Ok(names.iter().filter_map(number).collect())
 }
 
+/// The object of a log.
+fn object(folder: &str, number: u64) -> String {
+    format!("{folder}/{number:020}.sst")
+}
+
 /// What the catalog's manifest and logs tell before the catalog is opened.
 pub(crate) struct Found {
     /// The latest manifest, if the catalog has one.
     pub(crate) manifest: Option<VersionedManifest>,
     /// The object of the first log that is missing, if one is.
     pub(crate) missing: Option<String>,
+    /// The object of the newest log, if there is one.
+    pub(crate) newest: Option<String>,
 }
 
 /// Reads the catalog's manifest and lists its logs.
@@ -43,6 +50,7 @@ pub(crate) async fn look(place: &Place, clock: &Arc<dyn Clock>) -> Result<Found>
     let mut found = Found {
         manifest,
         missing: None,
+        newest: there.last().map(|number| object(&folder, *number)),
     };
     let (Some(manifest), Some(newest)) = (&found.manifest, there.last().copied()) else {
         return Ok(found);
@@ -54,7 +62,7 @@ pub(crate) async fn look(place: &Place, clock: &Arc<dyn Clock>) -> Result<Found>
         // next.
         there.extend(listed(place, &folder).await?);
     }
-    found.missing = gap(&there).map(|number| format!("{folder}/{number:020}.sst"));
+    found.missing = gap(&there).map(|number| object(&folder, number));
     Ok(found)
 }
 

@@ -217,6 +217,21 @@ impl Place {
             .map_err(|error| failure::of_store(name, error))
     }
 
+    /// The first bytes of an object; none if it is shorter.
+    pub(crate) async fn get_start(&self, name: &str, bytes: u64) -> Result<Option<Vec<u8>>> {
+        let path = self.path(name);
+        let failed = |error| failure::of_store(name, error);
+        match self.store.get_range(&path, 0..bytes).await {
+            Ok(start) => Ok((start.len() as u64 == bytes).then(|| start.into())),
+            Err(error @ object_store::Error::NotFound { .. }) => Err(failed(error)),
+            // Stores refuse a range that begins at an object's end.
+            Err(error) => match self.store.head(&path).await {
+                Ok(facts) if facts.size < bytes => Ok(None),
+                _ => Err(failed(error)),
+            },
+        }
+    }
+
     /// Stores an object that must not be there yet.
     pub(crate) async fn put_new(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
         let payload = PutPayload::from(bytes);

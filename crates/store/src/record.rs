@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::header::{FORMAT, newer};
+use crate::keys::ring::{RingId, VaultKeyId};
 use crate::map::tree::{ImageMap, digest_text};
 use crate::pack::name::{PackKind, PackName};
 
@@ -127,6 +128,8 @@ pub(crate) struct UnfinishedStream {
 pub(crate) struct PackRecord {
     pub(crate) name: PackName,
     pub(crate) kind: PackKind,
+    /// The vault key that it is sealed under.
+    pub(crate) key: VaultKeyId,
     pub(crate) bytes: u64,
     pub(crate) table_bytes: u32,
     pub(crate) frames: u64,
@@ -164,10 +167,11 @@ pub(crate) struct Overridden {
     pub(crate) at: Timestamp,
 }
 
-/// The key slots that count.
+/// The key slots that count, and which of their rings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CountedSlots {
     pub(crate) ids: Vec<String>,
+    pub(crate) ring: RingId,
 }
 
 #[derive(Serialize)]

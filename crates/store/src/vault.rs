@@ -25,7 +25,7 @@ use crate::pack::writer::PackWriter;
 use crate::place::Place;
 use crate::readers::{Reading, Registration};
 use crate::record::{self, PackRecord, PointRecord, ReplicaEntry, UnfinishedEntry};
-use crate::seal::{Seal, VaultKey};
+use crate::seal::Seal;
 use crate::session::{Session, StreamCount};
 use crate::settings::VaultSettings;
 use crate::usage::months::{self, Keeping};
@@ -39,8 +39,6 @@ pub(crate) struct Vault {
     pub(crate) place: Place,
     pub(crate) header: VaultHeader,
     pub(crate) seal: Arc<Seal>,
-    /// Kept to seal new key slots.
-    pub(crate) key: VaultKey,
     pub(crate) settings: VaultSettings,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) cpu: CpuPool,

@@ -31,6 +31,7 @@ use backstop_core::{
 
 use crate::failure;
 use crate::folding;
+use crate::keys;
 use crate::ledger;
 use crate::record::PackRecord;
 use crate::removal;
@@ -145,6 +146,7 @@ pub(crate) async fn collect(
         delete::condemned(&mut run, &inventory).await?;
         ledger::settle(vault).await?;
     }
+    run.report.old_keys = keys::under_old_keys(vault).await?;
     let rest = run.total.saturating_sub(run.done);
     run.tell(rest)?;
     Ok(run.report)

@@ -13,7 +13,6 @@ use super::Run;
 use crate::catalog::{PACKS, id_key, synchronization_key};
 use crate::failure;
 use crate::pack::frame::{self, Content};
-use crate::pack::index::Pack;
 use crate::pack::name::{PackKind, PackName};
 use crate::pack::table;
 use crate::record::{self, PackRecord, PointRecord};
@@ -80,12 +79,12 @@ pub(super) async fn sweep(run: &mut Run<'_>) -> Result<()> {
 /// can't be read may.
 async fn holds_lost_point(run: &mut Run<'_>, orphan: &Orphan) -> Result<bool> {
     let vault = run.vault;
-    run.report.requests += 2;
+    run.report.requests += 3;
     let points = match points(vault, orphan).await {
         Ok(points) => points,
         // Deleted since it was listed.
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(error) if error.kind() == ErrorKind::Corrupt => {
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::WrongKey) => {
             tracing::warn!(pack = %orphan.name, %error, "a pack can't be read");
             return Ok(true);
         }
@@ -107,8 +106,9 @@ async fn holds_lost_point(run: &mut Run<'_>, orphan: &Orphan) -> Result<bool> {
 
 /// The records of points in a map pack.
 async fn points(vault: &Vault, orphan: &Orphan) -> Result<Vec<PointRecord>> {
-    let pack = Pack::new(orphan.name, orphan.kind, &vault.seal)?;
-    let (entries, _) = table::read(&*vault.reader.store, &pack, orphan.bytes).await?;
+    let store = &*vault.reader.store;
+    let pack = table::unknown_pack(store, orphan.name, orphan.kind, &vault.seal).await?;
+    let (entries, _) = table::read(store, &pack, orphan.bytes).await?;
     let mut points = Vec::new();
     for entry in entries {
         if entry.header.content != Content::Point {

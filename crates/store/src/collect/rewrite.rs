@@ -1,5 +1,6 @@
-//! Moves what is needed out of packs of which little is, and out of many small
-//! packs into few.
+//! Moves what is needed out of packs of which little is, out of many small
+//! packs into few, and, where it is asked for, out of packs that are sealed under
+//! an older key of the vault.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -51,6 +52,7 @@ pub(super) async fn worthwhile(
             .iter()
             .map(|victim| &inventory.packs[victim.at].record);
         count_packs(&mut run.report.rewritten, records);
+        count_resealed(run, inventory, victims.iter().map(|victim| victim.at));
         let written: u64 = victims.iter().map(|victim| victim.live_bytes).sum();
         run.report.written.0 += written;
         return Ok(());
@@ -112,6 +114,13 @@ async fn choose(
     held.sort_by_key(|(victim, dead)| (share(victim, *dead), victim.at));
     let mut victims = Vec::new();
     let mut sizes: BTreeMap<(bool, u32), Vec<(Victim, u64)>> = BTreeMap::new();
+    let current = run.vault.seal.current();
+    let is_old =
+        |victim: &Victim| run.options.reseal && inventory.packs[victim.at].record.key != current;
+    for (victim, of_it) in held.extract_if(.., |(victim, _)| is_old(victim)) {
+        dead -= of_it;
+        victims.push(victim);
+    }
     for (victim, of_it) in held {
         let record = &inventory.packs[victim.at].record;
         if of_it > 0 && dead > may_stay {
@@ -266,5 +275,14 @@ async fn finish(
     let condemned = condemn(run.vault, inventory, choose).await?;
     let records = condemned.iter().map(|at| &inventory.packs[*at].record);
     count_packs(&mut run.report.rewritten, records);
+    count_resealed(run, inventory, condemned.iter().copied());
     Ok(())
+}
+
+/// Counts those of the packs that are sealed under an older key.
+fn count_resealed(run: &mut Run<'_>, inventory: &Inventory, packs: impl Iterator<Item = usize>) {
+    let current = run.vault.seal.current();
+    let records = packs.map(|at| &inventory.packs[at].record);
+    let old = records.filter(|record| record.key != current);
+    count_packs(&mut run.report.resealed, old);
 }

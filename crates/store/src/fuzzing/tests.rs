@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::keys::slot::SlotSecret;
 
 fn run(target: &str, bytes: &[u8]) {
     match target {
@@ -15,6 +16,7 @@ fn run(target: &str, bytes: &[u8]) {
         "catalog_record" => catalog_record(bytes),
         "vault_header" => vault_header(bytes),
         "key_slot" => key_slot(bytes),
+        "key_ring" => key_ring(bytes),
         _ => panic!("there is no target {target}"),
     }
 }
@@ -65,7 +67,17 @@ fn seeds_are_valid() {
                 _ => record::decode::<PointRecord>("", &bytes).is_ok(),
             },
             "vault_header" => VaultHeader::decode(&bytes).is_ok(),
-            _ => KeySlot::decode(&bytes).is_ok(),
+            "key_ring" => Ring::decode(&bytes).is_ok(),
+            // The slots that open do so with their ring.
+            _ => KeySlot::decode(&bytes).is_ok_and(|slot| {
+                let opened = [Credential::None, Credential::key([5; 32])]
+                    .into_iter()
+                    .find_map(|credential| slot.unlock_now(&credential).unwrap());
+                let is_whole = |secret: SlotSecret| {
+                    slot.is_of(&secret.base) && slot.open_ring(&secret).is_ok()
+                };
+                name == "passphrase" || opened.is_some_and(is_whole)
+            }),
         };
         assert!(valid, "{target}/{name}");
     }

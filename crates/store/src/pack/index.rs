@@ -22,6 +22,7 @@ use super::table::{self, FOOTER_LENGTH, TableEntry};
 use super::tables::Tables;
 use crate::catalog::{Catalog, PACKS, numbered_key};
 use crate::failure;
+use crate::keys::ring::VaultKeyId;
 use crate::record::{self, PackRecord};
 use crate::seal::{Seal, SealingKey};
 
@@ -36,18 +37,42 @@ const PACKS_REMEMBERED: usize = 4096;
 pub(crate) struct Pack {
     pub(crate) name: PackName,
     pub(crate) kind: PackKind,
+    /// The vault key that its own is derived from.
+    pub(crate) vault_key: VaultKeyId,
     pub(crate) key: SealingKey,
     pub(crate) path: String,
 }
 
 impl Pack {
-    pub(crate) fn new(name: PackName, kind: PackKind, seal: &Seal) -> Result<Self> {
+    /// A pack that is sealed under this vault key.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongKey`] if the vault's ring does not have the key.
+    pub(crate) async fn new(
+        name: PackName,
+        kind: PackKind,
+        vault_key: VaultKeyId,
+        seal: &Seal,
+    ) -> Result<Self> {
+        let within = |error: Error| error.within(format_args!("pack {name}"));
+        seal.learn(vault_key).await.map_err(within)?;
         Ok(Self {
             name,
             kind,
-            key: seal.pack_key(&name.to_bytes())?,
+            vault_key,
+            key: seal.pack_key(vault_key, &name.to_bytes())?,
             path: name.path(kind),
         })
+    }
+
+    /// The pack of a record.
+    pub(crate) async fn of(record: &PackRecord, seal: &Seal) -> Result<Self> {
+        Self::new(record.name, record.kind, record.key, seal).await
+    }
+
+    /// Its header.
+    pub(crate) fn header(&self) -> [u8; table::HEADER_LENGTH] {
+        table::encode_header(self.name, self.kind, self.vault_key)
     }
 }
 
@@ -234,7 +259,7 @@ impl Index {
         let value =
             value.ok_or_else(|| Error::corrupt(format!("pack {number} is not in the catalog")))?;
         let record: PackRecord = record::decode("a pack's record", &value)?;
-        let pack = Arc::new(Pack::new(record.name, record.kind, &self.seal)?);
+        let pack = Arc::new(Pack::of(&record, &self.seal).await?);
         let mut state = self.lock();
         if state.packs.len() >= PACKS_REMEMBERED {
             state.packs.clear();
@@ -431,8 +456,7 @@ impl Index {
         let end = record.bytes.saturating_sub(FOOTER_LENGTH as u64);
         let start = end.saturating_sub(u64::from(record.table_bytes));
         let mut sealed = self.store.read(&pack.path, start..end).await?;
-        let header = table::encode_header(pack.name, pack.kind);
-        table::decode(&mut sealed, start, &header, &pack.key)
+        table::decode(&mut sealed, start, &pack.header(), &pack.key)
             .map_err(|error| error.within(format_args!("pack {}", pack.name)))
     }
 }

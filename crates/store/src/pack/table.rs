@@ -34,7 +34,9 @@ use super::index::Pack;
 use super::name::{PackKind, PackName};
 use super::sink::PackStore;
 use crate::codec::{Reader, put_varint};
-use crate::seal::SealingKey;
+use crate::header::newer;
+use crate::keys::ring::VaultKeyId;
+use crate::seal::{Seal, SealingKey};
 
 /// The size of a pack's header, in bytes.
 pub(crate) const HEADER_LENGTH: usize = 48;
@@ -48,32 +50,52 @@ const MAGIC: &[u8; 8] = b"BKSTPACK";
 const END_MAGIC: &[u8; 8] = b"TABLEEND";
 
 /// A pack's header.
-pub(crate) fn encode_header(name: PackName, kind: PackKind) -> [u8; HEADER_LENGTH] {
+pub(crate) fn encode_header(
+    name: PackName,
+    kind: PackKind,
+    key: VaultKeyId,
+) -> [u8; HEADER_LENGTH] {
     let mut bytes = [0; HEADER_LENGTH];
     bytes[..8].copy_from_slice(MAGIC);
     bytes[8] = VERSION;
     bytes[9] = kind.code();
+    bytes[12..16].copy_from_slice(&key.0.to_le_bytes());
     bytes[16..40].copy_from_slice(&name.to_bytes());
     bytes
 }
 
-/// Checks that a header is this pack's. The catalog says where tables stand, so
-/// only a rebuild from packs alone will need it.
-#[cfg(test)]
-pub(crate) fn check_header(bytes: &[u8], name: PackName, kind: PackKind) -> Result<()> {
+/// The vault key that a pack is sealed under, by its header. The catalog says it
+/// too, and where tables stand: only packs that it does not know are asked.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`](backstop_core::ErrorKind::Unsupported) for a newer
+/// format, [`ErrorKind::Corrupt`](backstop_core::ErrorKind::Corrupt) if it is not
+/// this pack's.
+pub(crate) fn check_header(bytes: &[u8], name: PackName, kind: PackKind) -> Result<VaultKeyId> {
     if bytes.get(..8) == Some(MAGIC) && bytes.get(8).is_some_and(|version| *version > VERSION) {
-        return Err(Error::new(
-            backstop_core::ErrorKind::Unsupported,
-            format!("pack {name} was written by a newer version of Backstop"),
-        ));
+        return Err(newer(&format!("pack {name}")));
     }
-    if bytes == encode_header(name, kind) {
-        Ok(())
-    } else {
-        Err(Error::corrupt(format!(
-            "pack {name} does not begin as it should"
-        )))
-    }
+    let key = bytes.get(12..).and_then(<[u8]>::first_chunk);
+    let key = key.map(|key| VaultKeyId(u32::from_le_bytes(*key)));
+    key.filter(|key| bytes == encode_header(name, kind, *key))
+        .ok_or_else(|| Error::corrupt(format!("pack {name} does not begin as it should")))
+}
+
+/// A pack that the catalog does not know.
+///
+/// # Errors
+/// As [`check_header`]; [`ErrorKind::WrongKey`](backstop_core::ErrorKind::WrongKey)
+/// if the vault's ring does not have its key; those of the store.
+pub(crate) async fn unknown_pack(
+    store: &dyn PackStore,
+    name: PackName,
+    kind: PackKind,
+    seal: &Seal,
+) -> Result<Pack> {
+    let header = store
+        .read(&name.path(kind), 0..HEADER_LENGTH as u64)
+        .await?;
+    Pack::new(name, kind, check_header(&header, name, kind)?, seal).await
 }
 
 /// Where one frame stands.
@@ -125,8 +147,7 @@ pub(crate) async fn read(
         Some(before) => tail.split_off(usize::try_from(before).unwrap_or(footer).min(footer)),
         None => store.read(&pack.path, start..end).await?,
     };
-    let header = encode_header(pack.name, pack.kind);
-    let entries = decode(&mut sealed, start, &header, &pack.key).map_err(within)?;
+    let entries = decode(&mut sealed, start, &pack.header(), &pack.key).map_err(within)?;
     Ok((entries, u32::try_from(length).unwrap_or(u32::MAX)))
 }
 
@@ -217,7 +238,6 @@ mod tests {
 
     use super::*;
     use crate::pack::frame::CONTENTS;
-    use crate::seal::{Seal, VaultKey};
 
     fn entries() -> impl Strategy<Value = Vec<TableEntry>> {
         let entry = (
@@ -251,11 +271,15 @@ mod tests {
     proptest! {
         #[test]
         fn tables_round_trip_and_no_bit_may_change(entries in entries(), flip: prop::sample::Index, bit in 0u8..8) {
-            let key = Seal::new(&VaultKey::from_bytes([3; 32])).unwrap().pack_key(b"p").unwrap();
+            let key = crate::seal::sealing_key(&[3; 32], &[b"p"]).unwrap();
             let end = entries.last().map_or(HEADER_LENGTH as u64, |e| e.offset + e.header.frame_length() as u64);
             let name = PackName::generate(1).unwrap();
-            let header = encode_header(name, PackKind::Data);
-            check_header(&header, name, PackKind::Data).unwrap();
+            let id = VaultKeyId(0x0403_0201);
+            let header = encode_header(name, PackKind::Data, id);
+            prop_assert_eq!(&header[12..16], &[1, 2, 3, 4]);
+            prop_assert_eq!(check_header(&header, name, PackKind::Data).unwrap(), id);
+            prop_assert!(check_header(&header, name, PackKind::Map).is_err());
+            prop_assert!(check_header(&header[..20], name, PackKind::Data).is_err());
             let bytes = encode(&entries, end, &header, &key).unwrap();
             let (table, footer) = bytes.split_at(bytes.len() - FOOTER_LENGTH);
             prop_assert_eq!(decode_footer(footer).unwrap(), table.len());

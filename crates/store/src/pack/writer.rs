@@ -281,9 +281,10 @@ impl Shared {
     }
 
     async fn open(self: &Arc<Self>, kind: PackKind) -> Result<OpenPack> {
-        let pack = Pack::new(PackName::generate(self.epoch)?, kind, &self.seal)?;
+        let name = PackName::generate(self.epoch)?;
+        let pack = Pack::new(name, kind, self.seal.current(), &self.seal).await?;
         let mut sink = self.store.create(&pack.path).await?;
-        sink.write(&table::encode_header(pack.name, kind)).await?;
+        sink.write(&pack.header()).await?;
         let number = self.numbers.next.fetch_add(1, Ordering::Relaxed);
         Ok(OpenPack {
             number,
@@ -391,7 +392,7 @@ impl Shared {
     }
 
     async fn finish(&self, mut open: OpenPack) -> Result<()> {
-        let header = table::encode_header(open.pack.name, open.pack.kind);
+        let header = open.pack.header();
         let stored = async {
             let end = table::encode(&open.frames.entries, open.offset, &header, &open.pack.key)?;
             let bytes = open.offset + end.len() as u64;
@@ -414,6 +415,7 @@ impl Shared {
                 let record = PackRecord {
                     name: open.pack.name,
                     kind: open.pack.kind,
+                    key: open.pack.vault_key,
                     bytes,
                     table_bytes,
                     frames: open.frames.entries.len() as u64,
@@ -495,7 +497,6 @@ mod tests {
     use crate::pack::frame::{Content, FrameHeader};
     use crate::pack::sink::ObjectPacks;
     use crate::place::Place;
-    use crate::seal::VaultKey;
     use crate::settings::MemoryBudget;
 
     fn frame(number: u64) -> PlainFrame {
@@ -522,7 +523,7 @@ mod tests {
         pack_bytes: u64,
     ) -> (PackWriter, Arc<Catalog>) {
         let objects: Arc<dyn object_store::ObjectStore> = Arc::new(InMemory::new());
-        let seal = Arc::new(Seal::new(&VaultKey::from_bytes([1; 32])).unwrap());
+        let seal = Arc::new(Seal::of_byte(1).unwrap());
         let budget = MemoryBudget::default();
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Timestamp(1)));
         let place = Place::of_store(Arc::clone(&objects), "").unwrap();

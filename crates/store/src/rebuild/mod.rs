@@ -86,8 +86,10 @@ impl Unlocked {
             }
         };
         self.place.catalog = number;
-        self.header = self.header.with_catalog(number, &self.seal)?;
-        let store = self.own_with(ownership).await?;
+        self.header = self.header.with_catalog(number, self.seal.base());
+        // There is no catalog to say which ring counts.
+        self.is_sure = true;
+        let store = self.own_with(ownership, None).await?;
         match rebuild(&store, &fences, options, monitor).await {
             Ok(report) => {
                 if let Err(error) = fences.sweep(&place, place.catalog, number).await {

@@ -9,6 +9,7 @@ use futures::{StreamExt, stream};
 
 use crate::catalog::{Batch, NEXT_PACK, PACKS, numbered_key};
 use crate::failure;
+use crate::keys::ring::VaultKeyId;
 use crate::ledger::{Page, PageRecord};
 use crate::pack::frame::Content;
 use crate::pack::index::{Location, Pack};
@@ -66,6 +67,7 @@ pub(super) async fn listed(vault: &Vault) -> Result<Vec<Listed>> {
 /// A pack and the frames that it holds.
 struct Opened {
     listed: Listed,
+    key: VaultKeyId,
     table_bytes: u32,
     entries: Vec<TableEntry>,
     is_damaged: bool,
@@ -122,10 +124,38 @@ pub(super) async fn index(
 
 /// The frames of a pack: by its table, or without it.
 async fn open(vault: &Arc<Vault>, listed: Listed) -> Result<Opened> {
-    let pack = Pack::new(listed.name, listed.kind, &vault.seal)?;
-    match table::read(&*vault.reader.store, &pack, listed.bytes).await {
+    let store = &*vault.reader.store;
+    let (name, kind) = (listed.name, listed.kind);
+    let (pack, begins) = match table::unknown_pack(store, name, kind, &vault.seal).await {
+        Ok(pack) => (pack, Ok(())),
+        // Its frames may still open.
+        Err(error) if failure::is_damage(&error) => {
+            let key = vault.seal.ring().current();
+            let pack = Pack::new(name, kind, key, &vault.seal).await?;
+            (pack, Err(error))
+        }
+        // Nothing of it can be read; what it holds is missing.
+        Err(error) if error.kind() == ErrorKind::WrongKey => {
+            tracing::warn!(pack = %name, %error, "a pack is sealed under a key that is gone");
+            return Ok(Opened {
+                listed,
+                key: vault.seal.ring().current(),
+                table_bytes: 0,
+                entries: Vec::new(),
+                is_damaged: true,
+            });
+        }
+        Err(error) => return Err(error),
+    };
+    let key = pack.vault_key;
+    let table = match begins {
+        Ok(()) => table::read(store, &pack, listed.bytes).await,
+        Err(error) => Err(error),
+    };
+    match table {
         Ok((entries, table_bytes)) => Ok(Opened {
             listed,
+            key,
             table_bytes,
             entries,
             is_damaged: false,
@@ -139,6 +169,7 @@ async fn open(vault: &Arc<Vault>, listed: Listed) -> Result<Opened> {
             });
             Ok(Opened {
                 listed,
+                key,
                 table_bytes: 0,
                 entries: whole.collect(),
                 is_damaged: true,
@@ -165,6 +196,7 @@ fn batch(vault: &Vault, pack: &Opened) -> Result<Batch> {
     let record = PackRecord {
         name,
         kind,
+        key: pack.key,
         bytes,
         table_bytes: pack.table_bytes,
         frames: pack.entries.len() as u64,

@@ -138,6 +138,7 @@ impl History {
     pub(crate) async fn collect(&self, vault: &DedupStore) -> Result<CollectReport> {
         let mut options = CollectOptions::default();
         options.most_dead = 3;
+        options.reseal = true;
         vault.collect(&options, &NoMonitor).await
     }
 

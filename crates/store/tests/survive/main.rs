@@ -33,14 +33,17 @@ mod play;
 mod power;
 mod power_files;
 mod protection;
+mod providers;
 mod readers;
 mod reading;
 mod rebuilding;
 mod replay;
 mod replicating;
+mod resealing;
 mod resume;
 #[path = "../../../../tests/rights/mod.rs"]
 mod rights;
+mod rotation;
 mod second_self;
 mod seeds;
 mod simulation;

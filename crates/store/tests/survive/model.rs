@@ -89,7 +89,7 @@ async fn play(seed: u64, steps: u32) {
             None => machine.scribble(&mut play.random, 3, 80_000),
         }
         past.push((at, machine.bytes.clone()));
-        let step = match play.random.u8(..21) {
+        let step = match play.random.u8(..22) {
             0..5 => Step::Protect(at),
             5 => Step::ProtectAll,
             6 | 7 => Step::Leave {
@@ -123,6 +123,7 @@ async fn play(seed: u64, steps: u32) {
             16 | 17 => Step::Fold(at),
             18 => Step::Rebuild,
             19 => Step::RebuildAfterCrash,
+            20 => Step::Rotate,
             _ => Step::Reopen,
         };
         let crashed = matches!(step, Step::Crash);

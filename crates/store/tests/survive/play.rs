@@ -31,6 +31,8 @@ pub(crate) enum Step {
     CollectMeanwhile(usize),
     /// A machine's newest point is made cheaper to read.
     Fold(usize),
+    /// The vault gets a new key.
+    Rotate,
     /// A point is opened, to be read later.
     Open(PointId),
     /// What was opened is read and closed.
@@ -164,6 +166,9 @@ impl<B: Fn() -> DedupStoreBuilder> Play<B> {
                     let kinds = [ErrorKind::NotFound, ErrorKind::Conflict];
                     assert!(kinds.contains(&error.kind()), "{error}");
                 }
+            }
+            Step::Rotate => {
+                self.vault().rotate_key().await.unwrap();
             }
             Step::Open(id) => {
                 let known = self.history.known().points;

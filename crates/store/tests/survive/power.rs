@@ -86,8 +86,8 @@ fn builder(
 const DISK: usize = 9 << 20;
 
 /// A vault's life: create, initial, express full, a group, checkpoints,
-/// expiry, its undoing, collection, folding, close, and a short second run, in
-/// which what has expired goes for good.
+/// expiry, its undoing, collection, folding, rotation, close, and a short second
+/// run, in which what has expired goes for good and packs are sealed anew.
 async fn life(
     store: Arc<dyn ObjectStore>,
     clock: Arc<ManualClock>,
@@ -126,6 +126,7 @@ async fn life(
     vault
         .fold(&a.name, &options, &backstop_core::NoMonitor)
         .await?;
+    vault.rotate_key().await?;
     vault.close().await?;
     clock.advance(Duration::from_mins(1));
     let vault = builder(store, &clock).open().await?;

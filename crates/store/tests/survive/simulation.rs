@@ -492,7 +492,8 @@ async fn end(world: &World, actors: Vec<Actor>, second: &DedupStore) {
         (0, 0),
         "{verified:?}"
     );
-    for history in world.histories.borrow().iter() {
+    let histories = world.histories.borrow().clone();
+    for history in histories {
         history.check(&vault).await;
     }
     let agreement = vault.agrees_with(second).await.unwrap();
