@@ -34,7 +34,7 @@ use slatedb::config::{
 };
 use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
 use slatedb::db_cache::{DbCache, SplitCache};
-use slatedb::{Db, DbReader, DbReaderMode, ErrorKind, KeyValue, VersionedManifest, WriteBatch};
+use slatedb::{Db, DbReader, DbReaderMode, KeyValue, VersionedManifest, WriteBatch};
 
 use crate::builder::CATALOG;
 use crate::catalog_clock::CatalogClock;
@@ -144,7 +144,8 @@ fn tables_tick(manifest: &VersionedManifest) -> i64 {
 
 /// The latest time that SlateDB was told when it wrote, in milliseconds.
 fn written_tick(seal: &Seal, time: Result<Option<KeyValue>, slatedb::Error>) -> Result<i64> {
-    let time = time.map_err(|error| failed(seal, "reading the catalog", error))?;
+    let time =
+        time.map_err(|error| failure::of_sealed_catalog(seal, "reading the catalog", error))?;
     Ok(time.map_or(0, |entry| entry.create_ts))
 }
 
@@ -192,7 +193,7 @@ impl Catalog {
             .with_block_transformer(Arc::new(SealedBlocks::new(Arc::clone(&seal))))
             .build()
             .await
-            .map_err(|error| failed(&seal, "opening the vault", error))?;
+            .map_err(|error| failure::of_sealed_catalog(&seal, "opening the vault", error))?;
         clock.raise(tables_tick(&db.manifest()));
         clock.raise(written_tick(&seal, db.get_key_value(TIME).await)?);
         Ok(Self {
@@ -237,8 +238,9 @@ impl Catalog {
             tracing::warn!(vault = %place.name, %error, "read without telling the owner");
             opened = open(DbReaderMode::FollowLatest).await;
         }
-        let reader =
-            opened.map_err(|error| failed(&seal, "opening the vault for reading", error))?;
+        let reader = opened.map_err(|error| {
+            failure::of_sealed_catalog(&seal, "opening the vault for reading", error)
+        })?;
         clock.raise(written_tick(&seal, reader.get_key_value(TIME).await)?);
         Ok(Self {
             db: Handle::Reader(Box::new(reader)),
@@ -393,7 +395,7 @@ impl Catalog {
     }
 
     fn failed(&self, doing: &str, error: slatedb::Error) -> backstop_core::Error {
-        failed(&self.seal, doing, error)
+        failure::of_sealed_catalog(&self.seal, doing, error)
     }
 
     /// The key of a frame in the index.
@@ -426,21 +428,6 @@ impl Catalog {
         key[..17].copy_from_slice(&self.points_prefix(source));
         key[17..].copy_from_slice(&sequence.to_be_bytes());
         key
-    }
-}
-
-/// SlateDB's error while `doing` something; where a block could not be opened,
-/// why, which SlateDB does not hand on.
-fn failed(seal: &Seal, doing: &str, error: slatedb::Error) -> backstop_core::Error {
-    let noted = seal
-        .take_noted()
-        .filter(|_| error.kind() == ErrorKind::Data);
-    match noted {
-        Some((kind, text)) if kind != backstop_core::ErrorKind::Corrupt => {
-            let text = format!("{doing}: a block of the vault's catalog: {text}");
-            backstop_core::Error::new(kind, text).with_source(error)
-        }
-        _ => failure::of_catalog(doing, error),
     }
 }
 
@@ -505,7 +492,9 @@ pub(crate) struct Entries {
 impl Entries {
     pub(crate) async fn next(&mut self) -> Result<Option<(Bytes, Bytes)>> {
         let entry = self.entries.next().await;
-        let entry = entry.map_err(|error| failed(&self.seal, "reading the catalog", error))?;
+        let entry = entry.map_err(|error| {
+            failure::of_sealed_catalog(&self.seal, "reading the catalog", error)
+        })?;
         Ok(entry.map(|entry| (entry.key, entry.value)))
     }
 }
