@@ -17,8 +17,7 @@
 //!                                       orphans (JSON)
 //! "x"                                   when an owner was last overridden (JSON)
 //! "v"                                   the pack that is verified next (JSON)
-//! "s"                                   the key slots that count, and which of
-//!                                       their rings (JSON)
+//! "s"                                   key slots and ring that count (JSON)
 //! ```
 
 use std::sync::Arc;
