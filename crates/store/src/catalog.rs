@@ -21,8 +21,7 @@
 //!                                       orphans (JSON)
 //! "x"                                   when an owner was last overridden (JSON)
 //! "v"                                   the pack that is verified next (JSON)
-//! "s"                                   the key slots that count, and which of
-//!                                       their rings (JSON)
+//! "s"                                   key slots and ring that count (JSON)
 //! "q" month, as 2026-11                 what was asked of the store (JSON)
 //! "a"                                   what protects recovery points (JSON)
 //! "w"                                   the vault's time (JSON)
@@ -39,7 +38,7 @@ use slatedb::config::{
     CloseOptions, DbReaderOptions, DurabilityLevel, FlushOptions, FlushType, ReadOptions,
     ScanOptions,
 };
-use slatedb::{Db, DbReader, DbReaderMode, ErrorKind, KeyValue, VersionedManifest, WriteBatch};
+use slatedb::{Db, DbReader, DbReaderMode, KeyValue, VersionedManifest, WriteBatch};
 
 use crate::catalog_clock::CatalogClock;
 use crate::catalog_settings::{MANIFEST_POLL, Pace, RETRIES, cache, settings};
@@ -129,7 +128,8 @@ fn tables_tick(manifest: &VersionedManifest) -> i64 {
 
 /// The latest time that SlateDB was told when it wrote, in milliseconds.
 fn written_tick(seal: &Seal, time: Result<Option<KeyValue>, slatedb::Error>) -> Result<i64> {
-    let time = time.map_err(|error| failed(seal, "reading the catalog", error))?;
+    let time =
+        time.map_err(|error| failure::of_sealed_catalog(seal, "reading the catalog", error))?;
     Ok(time.map_or(0, |entry| entry.create_ts))
 }
 
@@ -163,7 +163,7 @@ impl Catalog {
         .with_block_transformer(Arc::new(SealedBlocks::new(Arc::clone(&seal))))
         .build()
         .await
-        .map_err(|error| failed(&seal, "opening the vault", error))?;
+        .map_err(|error| failure::of_sealed_catalog(&seal, "opening the vault", error))?;
         clock.raise(tables_tick(&db.manifest()));
         clock.tell_crowded(is_crowded(&db));
         clock.raise(written_tick(&seal, db.get_key_value(TIME).await)?);
@@ -213,8 +213,9 @@ impl Catalog {
             tracing::warn!(vault = %place.name, %error, "read without telling the owner");
             opened = open(DbReaderMode::FollowLatest).await;
         }
-        let reader =
-            opened.map_err(|error| failed(&seal, "opening the vault for reading", error))?;
+        let reader = opened.map_err(|error| {
+            failure::of_sealed_catalog(&seal, "opening the vault for reading", error)
+        })?;
         clock.raise(written_tick(&seal, reader.get_key_value(TIME).await)?);
         Ok(Self {
             db: Handle::Reader(Box::new(reader)),
@@ -376,7 +377,7 @@ impl Catalog {
     }
 
     fn failed(&self, doing: &str, error: slatedb::Error) -> backstop_core::Error {
-        failed(&self.seal, doing, error)
+        failure::of_sealed_catalog(&self.seal, doing, error)
     }
 
     /// The key of a frame in the index.
@@ -414,21 +415,6 @@ impl Catalog {
 
     pub(crate) fn expired_key(&self, source: &SourceName, sequence: u64) -> [u8; 25] {
         sequenced(self.expired_prefix(source), sequence)
-    }
-}
-
-/// SlateDB's error while `doing` something; where a block could not be opened,
-/// why, which SlateDB does not hand on.
-fn failed(seal: &Seal, doing: &str, error: slatedb::Error) -> backstop_core::Error {
-    let noted = seal
-        .take_noted()
-        .filter(|_| error.kind() == ErrorKind::Data);
-    match noted {
-        Some((kind, text)) if kind != backstop_core::ErrorKind::Corrupt => {
-            let text = format!("{doing}: a block of the vault's catalog: {text}");
-            backstop_core::Error::new(kind, text).with_source(error)
-        }
-        _ => failure::of_catalog(doing, error),
     }
 }
 
@@ -504,7 +490,9 @@ pub(crate) struct Entries {
 impl Entries {
     pub(crate) async fn next(&mut self) -> Result<Option<(Bytes, Bytes)>> {
         let entry = self.entries.next().await;
-        let entry = entry.map_err(|error| failed(&self.seal, "reading the catalog", error))?;
+        let entry = entry.map_err(|error| {
+            failure::of_sealed_catalog(&self.seal, "reading the catalog", error)
+        })?;
         Ok(entry.map(|entry| (entry.key, entry.value)))
     }
 }

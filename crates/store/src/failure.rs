@@ -6,6 +6,8 @@ use backstop_core::{Error, ErrorKind};
 use object_store::Error as StoreError;
 use slatedb::{CloseReason, ErrorKind as DbErrorKind};
 
+use crate::seal::Seal;
+
 type AnyError = dyn std::error::Error + 'static;
 
 /// An error, what caused it, and so on.
@@ -139,6 +141,19 @@ pub(crate) fn of_catalog(doing: &str, error: slatedb::Error) -> Error {
         }
     };
     Error::new(kind, sentence).with_source(error)
+}
+
+/// [`of_catalog`]; where a block could not be opened, why, which SlateDB does
+/// not hand on.
+pub(crate) fn of_sealed_catalog(seal: &Seal, doing: &str, error: slatedb::Error) -> Error {
+    let noted = seal.take_noted();
+    match noted.filter(|_| error.kind() == DbErrorKind::Data) {
+        Some((kind, text)) if kind != ErrorKind::Corrupt => {
+            let text = format!("{doing}: a block of the vault's catalog: {text}");
+            Error::new(kind, text).with_source(error)
+        }
+        _ => of_catalog(doing, error),
+    }
 }
 
 /// An I/O error about a file.
