@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use backstop::{
     ByteCount, ByteOffset, Error, ErrorKind, Extent, FileDraft, FileTarget, NbdExport, NbdServer,
-    PointId, ProtectionServer, REGION_LENGTH, Recovery, RecoveryPoint, RestoreOptions, Result,
-    SourceName, StreamName,
+    NbdServerLimits, PointId, ProtectionServer, REGION_LENGTH, Recovery, RecoveryPoint,
+    RestoreOptions, Result, SourceName, StreamName,
 };
 use serde::Serialize;
 use tokio::net::UnixListener;
@@ -160,7 +160,14 @@ impl Job<'_> {
         let observed = Observed::new(Arc::clone(&self.image), Arc::clone(&self.watch));
         let observed = Arc::new(observed);
         let export = NbdExport::read_only(Arc::clone(&observed) as _);
-        let server = NbdServer::new().with_export("", export);
+        // Hardly more at once than a restore, for the memory; one more, since
+        // `qemu-img` writes what it has read before it asks on.
+        let limits = NbdServerLimits {
+            connections: 1,
+            requests_in_flight: RestoreOptions::default().regions_in_flight + 1,
+            ..NbdServerLimits::default()
+        };
+        let server = NbdServer::new().with_export("", export).with_limits(limits);
         let (stop, stopped) = oneshot::channel::<()>();
         let converting = async {
             let converted = qemu::convert(&socket, format, self.draft).await;
