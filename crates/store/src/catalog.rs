@@ -40,7 +40,7 @@ use slatedb::config::{
 };
 use slatedb::{Db, DbReader, DbReaderMode, KeyValue, VersionedManifest, WriteBatch};
 
-use crate::catalog_clock::CatalogClock;
+use crate::catalog_clock::{CatalogClock, Merging};
 use crate::catalog_settings::{MANIFEST_POLL, Pace, RETRIES, cache, settings};
 use crate::failure;
 use crate::pack::frame::Content;
@@ -378,6 +378,11 @@ impl Catalog {
 
     fn failed(&self, doing: &str, error: slatedb::Error) -> backstop_core::Error {
         failure::of_sealed_catalog(&self.seal, doing, error)
+    }
+
+    /// Sees to it that tables are merged soon, until this is dropped.
+    pub(crate) fn merging(&self) -> Merging<'_> {
+        self.clock.merging()
     }
 
     /// The key of a frame in the index.

@@ -96,6 +96,14 @@ impl CatalogClock {
         }
     }
 
+    /// Says that somebody waits for tables to be merged, until it is dropped.
+    pub(crate) fn merging(&self) -> Merging<'_> {
+        let changes = &*self.resting.changes;
+        changes.waited_for.fetch_add(1, Ordering::SeqCst);
+        changes.wake.notify_waiters();
+        Merging(&self.resting)
+    }
+
     /// Says that the catalog is being changed, until it is dropped.
     pub(crate) fn changing(&self) -> Changing<'_> {
         let changes = &*self.resting.changes;
@@ -110,6 +118,8 @@ impl CatalogClock {
 struct Changes {
     is_crowded: AtomicBool,
     under_way: AtomicUsize,
+    /// How many wait for tables to be merged.
+    waited_for: AtomicUsize,
     /// When the last one ended, in milliseconds; zero if there was none.
     ended: AtomicI64,
     wake: Notify,
@@ -126,6 +136,16 @@ impl Drop for Changing<'_> {
     }
 }
 
+/// Somebody waits for tables to be merged.
+pub(crate) struct Merging<'a>(&'a Resting);
+
+impl Drop for Merging<'_> {
+    fn drop(&mut self) {
+        let changes = &*self.0.changes;
+        changes.waited_for.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// A clock whose waits go on while there is nothing to be found.
 #[derive(Debug)]
 struct Resting {
@@ -135,6 +155,9 @@ struct Resting {
 
 impl Resting {
     fn is_awake(&self) -> bool {
+        if self.changes.waited_for.load(Ordering::SeqCst) > 0 {
+            return true;
+        }
         let since = self.told.now() - self.changes.ended.load(Ordering::SeqCst);
         let is_written = self.changes.under_way.load(Ordering::SeqCst) > 0
             || u128::try_from(since).is_ok_and(|since| since < AWAKE.as_millis());

@@ -92,6 +92,7 @@ const STANDSTILL: Duration = Duration::from_mins(10);
 /// merging is under way at a time, it has ended when the first round has, and
 /// the second one takes it in.
 pub(crate) async fn anew(vault: &Vault) -> Result<()> {
+    let _merging = vault.catalog.merging();
     let admin = catalog_admin::admin(&vault.place, &vault.clock).build();
     for _ in 0..2 {
         let mut proof = Batch::default();

@@ -74,6 +74,7 @@ mod sealed_blocks;
 mod session;
 mod settings;
 mod start;
+mod unlocked;
 mod usage;
 mod vault;
 mod verify;

@@ -23,11 +23,12 @@ use backstop_core::{
     SourceName, VaultTime,
 };
 
-use crate::builder::{DedupStoreBuilder, HEADER, Unlocked};
+use crate::builder::{DedupStoreBuilder, HEADER};
 use crate::catalog::{self, Batch, CONDEMNED, OPERATORS, PROTECTION, VAULT_TIME, numbered_key};
 use crate::dedup_store::DedupStore;
 use crate::ledger;
 use crate::record::{self, CondemnedPack, PointRecord, ReplicaEntry};
+use crate::unlocked::Unlocked;
 use crate::usage::Operation;
 use crate::vault::Vault;
 use fence::Fences;
