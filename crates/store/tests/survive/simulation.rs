@@ -82,6 +82,8 @@ struct World {
     /// Owners that were overridden.
     asleep: RefCell<Vec<DedupStore>>,
     histories: RefCell<Vec<History>>,
+    /// One takes over at a time: two would override each other without end.
+    crowning: tokio::sync::Mutex<()>,
     /// Machines that are not done.
     busy: Cell<usize>,
 }
@@ -128,6 +130,12 @@ impl World {
 
     /// A new owner takes over; the old one sleeps.
     async fn override_owner(&self, rebuild: bool) {
+        let _one = self.crowning.lock().await;
+        self.crown(rebuild).await;
+    }
+
+    async fn crown(&self, rebuild: bool) {
+        let mut failures = 0;
         let opened = loop {
             let opened = if rebuild {
                 let options = RebuildOptions::default();
@@ -143,6 +151,11 @@ impl World {
                 Ok(vault) => break vault,
                 Err(error) => assert!(is_weather(&error), "opening: {error}"),
             }
+            failures += 1;
+            if failures > 2 {
+                // Storms end.
+                self.weather.is_bad.store(false, Ordering::SeqCst);
+            }
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
         let old = self.owner.replace(opened);
@@ -152,8 +165,9 @@ impl World {
 
     /// Somebody found the owner in doubt or overridden.
     async fn replace(&self, reign: u64) {
+        let _one = self.crowning.lock().await;
         if self.reign.get() == reign {
-            self.override_owner(false).await;
+            self.crown(false).await;
         }
     }
 
@@ -459,6 +473,7 @@ async fn simulate(seed: u64) {
         reign: Cell::new(0),
         asleep: RefCell::default(),
         histories: RefCell::new(actors.iter().map(|actor| actor.history.clone()).collect()),
+        crowning: tokio::sync::Mutex::default(),
         busy: Cell::new(actors.len()),
     });
     let lives = actors.into_iter().map(|actor| live(&world, actor, 12));
