@@ -3,7 +3,7 @@
 use backstop::{ByteCount, CollectOptions, CollectReport, Objects, ProtectionServer};
 use serde::Serialize;
 
-use crate::arguments::CollectArguments;
+use crate::care_arguments::CollectArguments;
 use crate::ending::{Ending, Verdict};
 use crate::output::Output;
 use crate::progress::Watch;

@@ -6,7 +6,7 @@ use backstop::{
 };
 use serde::Serialize;
 
-use crate::arguments::{ExpireArguments, KeepArguments};
+use crate::care_arguments::{ExpireArguments, KeepArguments};
 use crate::chosen;
 use crate::ending::{Ending, Verdict};
 use crate::output::Output;

@@ -3,7 +3,7 @@
 use backstop::{ByteCount, ErrorKind, FoldOptions, FoldReport, ProtectionServer, SourceName};
 use serde::Serialize;
 
-use crate::arguments::FoldArguments;
+use crate::care_arguments::FoldArguments;
 use crate::chosen;
 use crate::ending::{Ending, Verdict};
 use crate::output::{Output, warn};

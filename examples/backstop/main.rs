@@ -5,6 +5,7 @@
 
 mod approval;
 mod arguments;
+mod care_arguments;
 mod chosen;
 mod collect;
 mod cost;

@@ -2,7 +2,8 @@
 
 use backstop::{CpuPool, PointId, RebuildOptions, RebuildReport, SourceName};
 
-use crate::arguments::{RebuildArguments, VaultArguments};
+use crate::arguments::VaultArguments;
+use crate::care_arguments::RebuildArguments;
 use crate::ending::{Ending, Stop, Verdict};
 use crate::interrupt::{close, patience, unless_interrupted};
 use crate::output::{Output, warn};

@@ -2,7 +2,7 @@
 
 use backstop::{ProtectionServer, VerifyOptions, VerifyReport};
 
-use crate::arguments::VerifyArguments;
+use crate::care_arguments::VerifyArguments;
 use crate::ending::{Ending, Verdict};
 use crate::output::Output;
 use crate::progress::Watch;

@@ -111,10 +111,13 @@ fn a_wrong_passphrase_or_key() {
     let lab = Lab::with_vault();
     lab.write("wrong", [8; 32]);
     lab.write("passphrase", "wrong");
-    for options in [
-        &["--key-file", "wrong"][..],
-        &["--passphrase-file", "passphrase"],
-        &[],
+    for (options, says) in [
+        (&["--key-file", "wrong"][..], "opens with this raw key"),
+        (
+            &["--passphrase-file", "passphrase"],
+            "its slots open with: raw key",
+        ),
+        (&[], "give its passphrase or key"),
     ] {
         for command in [&["sources"][..], &["expire", "--all"]] {
             let mut program = lab.bare();
@@ -122,9 +125,7 @@ fn a_wrong_passphrase_or_key() {
                 .args(["--vault", "vault"])
                 .args(options)
                 .args(command);
-            run(&mut program)
-                .expect(5)
-                .says(&["vault", "passphrase or key"]);
+            run(&mut program).expect(5).says(&["vault", says]);
         }
     }
 }

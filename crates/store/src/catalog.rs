@@ -1,33 +1,6 @@
 //! The index and the catalog in SlateDB: keys, transactions, durability.
 //!
-//! ```text
-//! key                                   value
-//! "c" HMAC of content and digest, 16    index entry: where a frame stands
-//! "p" pack number, 8 big-endian         pack record (JSON)
-//! "r" HMAC of source name, 16           replica (JSON)
-//! "t" HMAC of source, 16; sequence, 8   point record (JSON)
-//! "g" HMAC of source, 16; sequence, 8   the same of an expired point
-//! "i" point id, 16                      the point's "t" or "g" key
-//! "y" synchronization id, 16            the point's "t" or "g" key
-//! "u" HMAC of source name, 16           unfinished synchronization (JSON)
-//! "f" HMAC of source name, 16           folded maps of its head (JSON)
-//! "d" pack number, 8 big-endian         a condemned pack (JSON)
-//! "l" sequence, 8 big-endian            an event that is in no page of the
-//!                                       ledger yet (JSON)
-//! "h"                                   the pages of the ledger (JSON)
-//! "n"                                   counters (JSON)
-//! "m"                                   the number of the next pack (JSON)
-//! "e"                                   owners up to this epoch left no
-//!                                       orphans (JSON)
-//! "x"                                   when an owner was last overridden (JSON)
-//! "v"                                   the pack that is verified next (JSON)
-//! "s"                                   key slots and ring that count (JSON)
-//! "q" month, as 2026-11                 what was asked of the store (JSON)
-//! "a"                                   what protects recovery points (JSON)
-//! "w"                                   the vault's time (JSON)
-//! "j"                                   the operators (JSON)
-//! "z" request's id, 32 digits           a request for approval (JSON)
-//! ```
+//! What stands under which key, docs/format.md lists.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use backstop_core::{
     ErrorKind, InconsistencyReason, Maintenance, ManualClock, Marks, NoMonitor, PointId, PointKind,
-    RebuildOptions, RebuildReport, RecoveryStore, ReplicaState, Timestamp,
+    Protection, RebuildOptions, RebuildReport, RecoveryStore, ReplicaState, Timestamp,
 };
 use backstop_store::{Credential, DedupStore, DedupStoreBuilder, Takeover, VaultSettings};
 use object_store::ObjectStore;
@@ -236,6 +237,41 @@ async fn what_expired_is_told_apart_however_often_the_ledger_was_summed_up() {
         .unwrap()
         .head;
     assert_eq!(head, lab.machines[0].head);
+    vault.close().await.unwrap();
+}
+
+/// What protects the vault outlives its catalog, also when the clock was set
+/// forward meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn protection_and_what_can_be_undone_are_known_again() {
+    let day = Duration::from_hours(24);
+    let mut lab = Lab::new(9).await;
+    let mut protection = Protection::default();
+    protection.undo_window = day * 30;
+    lab.vault().set_protection(protection).await.unwrap();
+    let old = lab.history.known().points[0].clone();
+    lab.vault().expire(&[old.id]).await.unwrap();
+    protection.minimum_retention = day * 10;
+    lab.vault().set_protection(protection).await.unwrap();
+    lab.close().await;
+    lose_catalogs(lab.place());
+    let later = Arc::new(ManualClock::at(NOW.after(day * 400)));
+    let options = RebuildOptions::default();
+    let rebuilding = at(lab.place()).with_clock(Arc::clone(&later) as _);
+    let (vault, report) = rebuilding.rebuild(&options, &NoMonitor).await.unwrap();
+    assert_eq!(
+        report.undoable,
+        [(old.source.clone(), old.id)],
+        "{report:?}"
+    );
+    assert_eq!(vault.protection().await.unwrap(), protection);
+    let listed = vault.points(&old.source).await.unwrap();
+    assert!(listed.iter().all(|point| point.id != old.id));
+    let young = lab.history.known().points[1].id;
+    let refused = vault.expire(&[young]).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
+    vault.undo(&[old.id]).await.unwrap();
+    lab.history.check(&vault).await;
     vault.close().await.unwrap();
 }
 
