@@ -4,15 +4,14 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::chosen::Chosen;
+
 /// What to keep.
 #[derive(Debug, Args)]
 pub struct ExpireArguments {
-    /// The source
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
-    pub name: Option<String>,
-    /// All sources
-    #[arg(long)]
-    pub all: bool,
+    /// For which sources.
+    #[command(flatten)]
+    pub chosen: Chosen,
     /// Remove nothing; tell what would be
     #[arg(long)]
     pub dry_run: bool,
@@ -69,12 +68,9 @@ pub struct RebuildArguments {
 /// What to fold.
 #[derive(Debug, Args)]
 pub struct FoldArguments {
-    /// The source
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
-    pub name: Option<String>,
-    /// All sources
-    #[arg(long)]
-    pub all: bool,
+    /// For which sources.
+    #[command(flatten)]
+    pub chosen: Chosen,
     /// Change nothing; tell what would be done
     #[arg(long)]
     pub dry_run: bool,

@@ -7,7 +7,6 @@ use backstop::{
 use serde::Serialize;
 
 use crate::care_arguments::{ExpireArguments, KeepArguments};
-use crate::chosen;
 use crate::ending::{Ending, Verdict};
 use crate::output::Output;
 use crate::report::short;
@@ -38,7 +37,7 @@ pub async fn expire(
 ) -> Ending {
     let policy = policy(&arguments.keep);
     let mut reports = Vec::new();
-    for source in chosen::sources(arguments.name.as_deref(), server).await? {
+    for source in arguments.chosen.sources(server).await? {
         let report = if arguments.dry_run {
             server.preview_expiry(&source, &policy).await?
         } else {

@@ -4,7 +4,6 @@ use backstop::{ByteCount, ErrorKind, FoldOptions, FoldReport, ProtectionServer, 
 use serde::Serialize;
 
 use crate::care_arguments::FoldArguments;
-use crate::chosen;
 use crate::ending::{Ending, Verdict};
 use crate::output::{Output, warn};
 use crate::progress::Watch;
@@ -28,7 +27,7 @@ pub async fn fold(arguments: &FoldArguments, server: &ProtectionServer, output: 
         options.most_written = ByteCount(u64::from(mib) << 20);
     }
     let mut done = Vec::new();
-    for source in chosen::sources(arguments.name.as_deref(), server).await? {
+    for source in arguments.chosen.sources(server).await? {
         let watch = Watch::new("folding", output);
         let report = server.fold(&source, &options, &watch).await;
         watch.finish();
@@ -36,7 +35,7 @@ pub async fn fold(arguments: &FoldArguments, server: &ProtectionServer, output: 
             Ok(report) => report,
             // One that is being synchronized stops none of the others.
             Err(error)
-                if arguments.all
+                if arguments.chosen.all
                     && matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) =>
             {
                 warn(error);

@@ -112,7 +112,7 @@ fn replicated(report: &ReplicateReport, dry_run: bool) -> Table {
         row("added there", amount(report.bytes_added));
     }
     for (source, id) in &report.damaged {
-        let what = format!("not copied, damaged here: {source}");
+        let what = format!("not copied, damaged: {source}");
         row(&what, short(*id));
     }
     if report.is_partial {

@@ -29,7 +29,8 @@ pub struct ReplicateReport {
     /// that it lacks: not copied, since its own policy may have let them go.
     pub passed_over: u64,
     /// Points that could not be copied, since something that they need is
-    /// damaged here: verify, and heal them first.
+    /// damaged, here or in the base that the other vault has: verify, and heal
+    /// them first.
     pub damaged: Vec<(SourceName, PointId)>,
     /// Regions in which points differ from what the other vault had of them.
     pub regions: u64,

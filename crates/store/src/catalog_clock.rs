@@ -221,6 +221,7 @@ mod tests {
     use backstop_core::{ManualClock, Timestamp};
 
     use super::*;
+    use crate::timer_clock::{TimerClock, instant};
 
     #[test]
     fn it_tells_the_injected_time_and_never_steps_back() {
@@ -245,30 +246,11 @@ mod tests {
         );
     }
 
-    /// By the runtime's timers, which are stopped here and go on by themselves.
-    #[derive(Debug)]
-    struct TimerClock(tokio::time::Instant);
-
-    impl Clock for TimerClock {
-        fn now(&self) -> Timestamp {
-            let passed = self.0.elapsed().as_millis();
-            Timestamp(1_000_000 + i64::try_from(passed).unwrap())
-        }
-    }
-
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "the runtime's time is stopped in this test"
-    )]
-    fn instant() -> tokio::time::Instant {
-        tokio::time::Instant::now()
-    }
-
     #[tokio::test(start_paused = true)]
     async fn polls_rest_while_nothing_changes_and_nothing_else_does() {
         let (poll, other) = (Duration::from_secs(2), Duration::from_secs(3));
         let begun = instant();
-        let clock = CatalogClock::with_polls(Arc::new(TimerClock(begun)), vec![poll]);
+        let clock = CatalogClock::with_polls(Arc::new(TimerClock::begin()), vec![poll]);
         let passed = |since: tokio::time::Instant| instant().duration_since(since).as_secs();
         let mut polls = clock.ticker(poll);
         let mut others = clock.ticker(other);

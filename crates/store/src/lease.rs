@@ -221,25 +221,11 @@ mod tests {
 
     use super::*;
     use crate::owner::{Ownership, Takeover};
+    use crate::timer_clock::TimerClock;
 
-    /// Goes on as the runtime's timers do.
-    #[derive(Debug)]
-    struct TimerClock(tokio::time::Instant);
-
-    impl Clock for TimerClock {
-        fn now(&self) -> Timestamp {
-            let passed = self.0.elapsed().as_millis();
-            Timestamp(1_000_000 + i64::try_from(passed).unwrap())
-        }
-    }
-
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "the runtime's time is stopped in these tests"
-    )]
     fn fresh() -> (Place, Arc<dyn Clock>) {
         let place = Place::of_store(Arc::new(InMemory::new()), "v").unwrap();
-        (place, Arc::new(TimerClock(tokio::time::Instant::now())))
+        (place, Arc::new(TimerClock::begin()))
     }
 
     #[tokio::test(start_paused = true)]

@@ -188,9 +188,8 @@ impl Ledger {
     fn counted(&self, written: &Written) {
         let mut state = self.lock();
         state.pages.clone_from(&written.pages);
-        state
-            .pending
-            .retain(|entry| !written.settled.contains(&entry.sequence));
+        // What came later stands behind it.
+        state.pending.drain(..written.settled.len());
     }
 }
 
@@ -231,11 +230,35 @@ pub(crate) fn waiting(vault: &Vault) -> Result<Option<(Vec<PlainFrame>, Written)
     }
     let settled = entries.iter().map(|entry| entry.sequence).collect();
     let mut frames = Vec::new();
-    for entries in entries.chunks(PER_PAGE / PER_EVENT) {
-        frames.push(frame(vault, &Page::Entries(entries.to_vec()).into())?);
+    for entries in paged(entries) {
+        frames.push(frame(vault, &Page::Entries(entries).into())?);
     }
     pages.extend(frames.iter().map(|frame| frame.digest));
     Ok(Some((frames, Written { pages, settled })))
+}
+
+/// Cuts entries into pages.
+fn paged(entries: Vec<LedgerEntry>) -> Vec<Vec<LedgerEntry>> {
+    let mut pages: Vec<Vec<LedgerEntry>> = Vec::new();
+    let mut room = 0;
+    for entry in entries {
+        let names = match &entry.event {
+            Event::Removed { points } => points.len(),
+            Event::Condemned { packs } => packs.len(),
+            _ => 1,
+        };
+        match pages.last_mut() {
+            Some(page) if names <= room => {
+                room -= names;
+                page.push(entry);
+            }
+            _ => {
+                room = PER_PAGE.saturating_sub(names);
+                pages.push(vec![entry]);
+            }
+        }
+    }
+    pages
 }
 
 fn frame(vault: &Vault, page: &PageRecord) -> Result<PlainFrame> {
@@ -423,6 +446,28 @@ mod tests {
             assert_eq!(held, expected);
             assert_eq!(marked, all.marks.len());
         }
+    }
+
+    #[test]
+    fn entries_are_cut_into_few_pages_in_their_order() {
+        for (many, alone) in [(1, 1), (PER_PAGE, 1), (PER_PAGE + 1, 2), (3 * PER_PAGE, 3)] {
+            let expired = (0u64..).take(many).map(|sequence| LedgerEntry {
+                sequence,
+                event: Event::Undone { point: point(0) },
+            });
+            let pages = paged(expired.collect());
+            assert_eq!(pages.len(), alone);
+            let sequences = pages.iter().flatten().map(|entry| entry.sequence);
+            assert!(sequences.eq((0u64..).take(many)));
+        }
+        let lists = (0u64..20).map(|sequence| LedgerEntry {
+            sequence,
+            event: Event::Removed {
+                points: vec![point(1); PER_EVENT],
+            },
+        });
+        let pages = paged(lists.collect());
+        assert_eq!(pages.len(), 20usize.div_ceil(PER_PAGE / PER_EVENT));
     }
 
     #[test]

@@ -74,6 +74,8 @@ mod sealed_blocks;
 mod session;
 mod settings;
 mod start;
+#[cfg(test)]
+mod timer_clock;
 mod unlocked;
 mod usage;
 mod vault;

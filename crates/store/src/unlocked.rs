@@ -153,14 +153,7 @@ impl Unlocked {
     /// Goes by the ring that counts before anything is sealed.
     async fn look_before(&self) -> Result<()> {
         let found = logs::look(&self.place, &self.options.clock).await?;
-        let catalog = Catalog::read(
-            &self.place,
-            found.manifest.as_ref(),
-            Arc::clone(&self.seal),
-            &self.options.settings.memory,
-            &self.options.clock,
-        );
-        let catalog = catalog.await?;
+        let catalog = self.catalog_beside(&found).await?;
         let looked = keys::look_before(&catalog, &self.place, &self.seal).await;
         let closed = catalog.close(false).await;
         looked.and(closed)
@@ -248,6 +241,11 @@ impl Unlocked {
         if found.manifest.is_none() {
             return Err(self.place.catalog_is_gone());
         }
+        let catalog = self.catalog_beside(&found).await?;
+        Ok((catalog, self.place.packs()?, found.missing))
+    }
+
+    async fn catalog_beside(&self, found: &logs::Found) -> Result<Catalog> {
         let catalog = Catalog::read(
             &self.place,
             found.manifest.as_ref(),
@@ -255,8 +253,7 @@ impl Unlocked {
             &self.options.settings.memory,
             &self.options.clock,
         );
-        let catalog = catalog.await?;
-        Ok((catalog, self.place.packs()?, found.missing))
+        catalog.await
     }
 
     /// Puts the parts of an open vault together.

@@ -46,10 +46,13 @@ struct Found {
 
 impl Found {
     fn add(&mut self, inventory: &Inventory, content: Content, digest: &ChunkDigest) {
-        match inventory.reach(content, digest) {
+        let reached = inventory.reach(content, digest);
+        if reached == Reached::Elsewhere && inventory.tells_missing {
+            self.missing.push((content, *digest));
+        }
+        match reached {
             Reached::New(place) if content == Content::Node => self.nodes.push(place),
             Reached::Elsewhere if content == Content::Node => self.elsewhere.push(*digest),
-            Reached::Elsewhere if inventory.tells_missing => self.missing.push((content, *digest)),
             Reached::Several => self.several.push((content, *digest)),
             Reached::New(_) | Reached::Before | Reached::Elsewhere => {}
         }

@@ -26,7 +26,7 @@ use backstop_core::{
 use crate::builder::{DedupStoreBuilder, HEADER};
 use crate::catalog::{self, Batch, CONDEMNED, OPERATORS, PROTECTION, VAULT_TIME, numbered_key};
 use crate::dedup_store::DedupStore;
-use crate::ledger;
+use crate::ledger::{self, Event};
 use crate::record::{self, CondemnedPack, PointRecord, ReplicaEntry};
 use crate::unlocked::Unlocked;
 use crate::usage::Operation;
@@ -110,8 +110,11 @@ impl Unlocked {
 
 type Names = Vec<(SourceName, PointId)>;
 
-fn names(records: &[PointRecord]) -> Names {
-    let points = records.iter().map(|record| &record.point);
+/// What points are called, oldest first for each source.
+fn names<'a>(records: impl IntoIterator<Item = &'a PointRecord>) -> Names {
+    let mut points: Vec<_> = records.into_iter().map(|record| &record.point).collect();
+    points.sort_by(|a, b| (&a.source, a.sequence).cmp(&(&b.source, b.sequence)));
+    let points = points.into_iter();
     points
         .map(|point| (point.source.clone(), point.id))
         .collect()
@@ -147,19 +150,13 @@ async fn rebuild(
     if options.with_expired {
         decided.points.append(&mut decided.expired);
     }
-    let undoable = decided.points.iter();
-    let undoable = undoable.filter(|record| record.expiry.is_some());
-    report.undoable = names(&undoable.cloned().collect::<Vec<_>>());
     let looked = whole::look(vault, &decided.points).await?;
     let (lost, mut points): (Vec<_>, Vec<_>) = decided
         .points
         .drain(..)
         .partition(|record| looked.lost.contains(&record.point.id));
-    let (lost_expired, lost) = lost
-        .into_iter()
-        .partition::<Vec<_>, _>(|record| expired.contains(&record.point.id));
-    drop(lost_expired);
-    report.lost = names(&lost);
+    let lost = lost.iter();
+    report.lost = names(lost.filter(|record| !expired.contains(&record.point.id)));
     let pages = decided.pages.iter().map(|page| page_names[*page]).collect();
     vault
         .next_sequence
@@ -179,6 +176,8 @@ async fn rebuild(
     let (damaged, whole): (Vec<_>, Vec<_>) = points
         .into_iter()
         .partition(|record| damaged.contains(&record.point.id));
+    let all = whole.iter().chain(&damaged);
+    report.undoable = names(all.filter(|record| record.expiry.is_some()));
     report.points = names(&whole);
     report.damaged = names(&damaged);
     report.ranges = ranges;
@@ -284,12 +283,7 @@ fn parted<'a>(points: impl Iterator<Item = &'a PointRecord>) -> Names {
         let told = members.first().and_then(|record| record.group);
         told.is_some_and(|group| (members.len() as u64) < u64::from(group.members))
     });
-    let mut names: Names = parted
-        .flatten()
-        .map(|record| (record.point.source.clone(), record.point.id))
-        .collect();
-    names.sort();
-    names
+    names(parted.flatten())
 }
 
 /// The replicas: their newest points, and what is known of their states.
@@ -335,5 +329,9 @@ async fn heads(
     }
     ledger::put_pages(vault, &mut batch)?;
     ledger::put_counters(vault, &mut batch)?;
-    vault.commit_batch(batch).await
+    // The next rebuild must know that they are back.
+    let back = whole.iter().map(|record| record.point.id);
+    let back = back.filter(|id| expired.contains(id));
+    let events = back.map(|point| Event::Undone { point });
+    ledger::commit(vault, batch, events.collect()).await
 }

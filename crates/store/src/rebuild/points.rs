@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use backstop_core::{Marks, PointId, Protection, ReplicaState, SourceName, Timestamp};
+use backstop_core::{
+    Marks, PointId, Protection, ReplicaState, SourceName, SynchronizationId, Timestamp,
+};
 
 use crate::ledger::{Event, LedgerEntry, Page, Summary};
 use crate::operators::Operators;
@@ -64,6 +66,8 @@ pub(super) fn decide(records: Vec<PointRecord>, pages: &[Page]) -> Decided {
     let mut marks: HashMap<PointId, Marks> = HashMap::new();
     let mut removed: HashSet<PointId> = HashSet::new();
     let mut expired: HashMap<PointId, Expiry> = HashMap::new();
+    // A rebuild may have brought back what was gone.
+    let mut returned: HashSet<PointId> = HashSet::new();
     let summary = summary.unwrap_or_default();
     let there: HashSet<PointId> = summary.points.into_iter().collect();
     marks.extend(summary.marks);
@@ -92,8 +96,13 @@ pub(super) fn decide(records: Vec<PointRecord>, pages: &[Page]) -> Decided {
             }
             Event::Undone { point } => {
                 expired.remove(point);
+                removed.remove(point);
+                returned.insert(*point);
             }
-            Event::Removed { points } => removed.extend(points),
+            Event::Removed { points } => {
+                removed.extend(points);
+                returned.retain(|point| !points.contains(point));
+            }
             Event::Protected { protection } => decided.protection = Some(*protection),
             Event::Operators { operators } => decided.operators = Some(operators.clone()),
             Event::Marked { point, marks: set } => {
@@ -104,13 +113,15 @@ pub(super) fn decide(records: Vec<PointRecord>, pages: &[Page]) -> Decided {
         }
     }
     let limits = limits(&records);
+    let is_repeated = repeated(&records);
     for mut record in records {
         let (id, sequence) = (record.point.id, record.point.sequence);
         decided.time = decided.time.max(record.committed);
         let limit = limits.get(&record.epoch).copied().unwrap_or(u64::MAX);
-        if removed.contains(&id) || (sequence < since && !there.contains(&id)) {
+        let is_listed = sequence >= since || there.contains(&id) || returned.contains(&id);
+        if removed.contains(&id) || !is_listed {
             decided.expired.push(record);
-        } else if sequence >= limit {
+        } else if sequence >= limit || is_repeated(&record) {
             decided.uncommitted.push(record);
         } else {
             told(&record.point.source, sequence, &record.state);
@@ -168,6 +179,21 @@ fn latest_summary(pages: &[Page]) -> Option<Summary> {
     Some(summary)
 }
 
+/// Tells the records of synchronizations that were committed later: a
+/// synchronization becomes one point, so their first commits had failed.
+fn repeated(records: &[PointRecord]) -> impl Fn(&PointRecord) -> bool + use<> {
+    let mut last: HashMap<SynchronizationId, u64> = HashMap::new();
+    for record in records {
+        let point = &record.point;
+        let known = last.entry(point.synchronization).or_default();
+        *known = (*known).max(point.sequence);
+    }
+    move |record| {
+        let last = last.get(&record.point.synchronization);
+        last.is_some_and(|last| record.point.sequence < *last)
+    }
+}
+
 /// From which sequence on records of an epoch were never committed: an owner
 /// goes on from what the last one committed, so what it numbers anew was not.
 fn limits(records: &[PointRecord]) -> HashMap<u64, u64> {
@@ -183,4 +209,197 @@ fn limits(records: &[PointRecord]) -> HashMap<u64, u64> {
         limit = limit.min(first);
     }
     limits
+}
+
+#[cfg(test)]
+mod tests {
+    use backstop_core::{Consistency, PointKind, RecoveryPoint, Sample, TransferCounts};
+
+    use super::*;
+
+    fn id(number: u64) -> PointId {
+        PointId::from_bytes(u128::from(number).to_be_bytes())
+    }
+
+    fn source() -> SourceName {
+        SourceName::new("vm").unwrap()
+    }
+
+    /// A point whose id and synchronization are those of its sequence.
+    fn record(epoch: u64, sequence: u64) -> PointRecord {
+        let point = RecoveryPoint {
+            id: id(sequence << 8 | epoch),
+            source: source(),
+            time: Timestamp(5),
+            sequence,
+            kind: PointKind::ExpressFull,
+            consistency: Consistency::Crash,
+            snapshot_time: None,
+            base: None,
+            synchronization: SynchronizationId::from_bytes(
+                u128::from(sequence << 8 | epoch).to_be_bytes(),
+            ),
+            streams: Vec::new(),
+            counts: TransferCounts::default(),
+            bytes_added: None,
+            plain_bytes_added: None,
+            sample: Sample::default(),
+            marks: Marks::default(),
+            provenance: backstop_core::Provenance::new(),
+        };
+        PointRecord {
+            point,
+            manifest: None,
+            epoch,
+            state: ReplicaState::Consistent,
+            group: None,
+            committed: Some(Timestamp(5)),
+            frame: None,
+            expiry: None,
+        }
+    }
+
+    fn ids(records: &[PointRecord]) -> Vec<u64> {
+        records.iter().map(|record| record.point.sequence).collect()
+    }
+
+    fn entries(events: Vec<(u64, Event)>) -> Page {
+        let entries = events.into_iter();
+        Page::Entries(
+            entries
+                .map(|(sequence, event)| LedgerEntry { sequence, event })
+                .collect(),
+        )
+    }
+
+    fn removed(records: &[&PointRecord]) -> Event {
+        Event::Removed {
+            points: records.iter().map(|record| record.point.id).collect(),
+        }
+    }
+
+    fn summary(sequence: u64, points: &[&PointRecord], part: u32, parts: u32) -> Page {
+        Page::Summary(Box::new(Summary {
+            sequence,
+            part,
+            parts,
+            points: points.iter().map(|record| record.point.id).collect(),
+            ..Summary::default()
+        }))
+    }
+
+    #[test]
+    fn what_is_not_in_the_last_whole_summary_is_gone() {
+        let all: Vec<_> = (1..=6).map(|sequence| record(1, sequence)).collect();
+        let pages = [
+            summary(4, &[&all[0], &all[2]], 0, 1),
+            // One part of it is missing.
+            summary(6, &[&all[4]], 0, 2),
+            summary(3, &[&all[1]], 0, 1),
+            entries(vec![(2, removed(&[&all[0]])), (7, removed(&[&all[3]]))]),
+        ];
+        let decided = decide(all, &pages);
+        assert_eq!(ids(&decided.points), [1, 3, 5, 6]);
+        assert_eq!(ids(&decided.expired), [2, 4]);
+        assert_eq!(decided.next_sequence, 8);
+        assert_eq!(decided.pages, [0, 3]);
+    }
+
+    #[test]
+    fn what_a_rebuild_brought_back_stays_until_it_goes_again() {
+        let all = [record(1, 1), record(1, 2), record(1, 9)];
+        let back = |at: usize| Event::Undone {
+            point: all[at].point.id,
+        };
+        let mut pages = vec![
+            summary(5, &[], 0, 1),
+            entries(vec![(6, back(0)), (7, back(1))]),
+        ];
+        let decided = decide(all.to_vec(), &pages);
+        assert_eq!(ids(&decided.points), [1, 2, 9]);
+        pages.push(entries(vec![(8, removed(&[&all[0]]))]));
+        let decided = decide(all.to_vec(), &pages);
+        assert_eq!(
+            (ids(&decided.points), ids(&decided.expired)),
+            (vec![2, 9], vec![1])
+        );
+    }
+
+    #[test]
+    fn what_a_later_owner_numbered_anew_was_not_committed() {
+        let all = vec![
+            record(1, 1),
+            record(1, 2),
+            record(3, 2),
+            record(2, 3),
+            record(3, 4),
+        ];
+        let decided = decide(all, &[]);
+        let kept: Vec<_> = decided
+            .points
+            .iter()
+            .map(|it| (it.epoch, it.point.sequence))
+            .collect();
+        assert_eq!(kept, [(1, 1), (3, 2), (3, 4)]);
+        assert_eq!(decided.uncommitted.len(), 2);
+    }
+
+    #[test]
+    fn of_a_synchronization_the_last_commit_counts() {
+        let mut all = vec![record(1, 1), record(1, 2), record(1, 3)];
+        all[0].point.synchronization = all[2].point.synchronization;
+        let decided = decide(all, &[]);
+        assert_eq!(ids(&decided.points), [2, 3]);
+        assert_eq!(ids(&decided.uncommitted), [1]);
+    }
+
+    #[test]
+    fn states_marks_expiry_and_time_are_those_told_last() {
+        let doubt = ReplicaState::Inconsistent {
+            reason: backstop_core::InconsistencyReason::Requested,
+            since: Timestamp(1),
+        };
+        let state = |state: &ReplicaState| Event::State {
+            source: source(),
+            state: state.clone(),
+        };
+        let pinned = Marks {
+            pinned: true,
+            ..Marks::default()
+        };
+        let mut all = vec![record(1, 1), record(1, 4)];
+        all[0].point.marks = pinned.clone();
+        all[1].point.marks = pinned.clone();
+        let expiry = Expiry {
+            at: Timestamp(70),
+            until: Timestamp(90),
+        };
+        let told = |events| decide(all.clone(), &[entries(events)]);
+        assert_eq!(
+            told(vec![(3, state(&doubt))]).states[&source()],
+            ReplicaState::Consistent
+        );
+        assert_eq!(told(vec![(5, state(&doubt))]).states[&source()], doubt);
+        let point = all[0].point.id;
+        let decided = told(vec![
+            (5, Event::Expired { point, expiry }),
+            (
+                6,
+                Event::Marked {
+                    point,
+                    marks: Marks::default(),
+                },
+            ),
+        ]);
+        assert_eq!(decided.points[0].expiry, Some(expiry));
+        assert_eq!(decided.points[0].point.marks, Marks::default());
+        // It was committed with them.
+        assert_eq!(decided.points[1].point.marks, pinned);
+        assert_eq!(decided.time, Some(Timestamp(70)));
+        let undone = told(vec![
+            (5, Event::Expired { point, expiry }),
+            (6, Event::Undone { point }),
+        ]);
+        assert_eq!(undone.points[0].expiry, None);
+    }
 }

@@ -48,14 +48,19 @@ pub(super) async fn look(vault: &Arc<Vault>, points: &[PointRecord]) -> Result<L
     }
     let walked = walk::walk(vault, &inventory, &roots).await?;
     looked.missing = walked.missing;
-    // What stands in packs whose tables are damaged, only the index knows.
+    // What stands in packs whose tables are damaged, only the index knows; what
+    // stands in condemned ones alone goes with them.
+    let condemned = vault.index.condemned();
     for content in [Content::Chunk, Content::Node] {
         let missing = looked.missing.iter().filter(|(of, _)| *of == content);
         let digests: Vec<ChunkDigest> = missing.map(|(_, digest)| *digest).collect();
         let located = vault.index.locate_indexed(content, &digests).await?;
         let held = digests.iter().zip(located);
         let held: HashSet<ChunkDigest> = held
-            .filter(|(digest, at)| at.is_some() && !vault.index.is_bad(content, digest))
+            .filter(|(digest, at)| {
+                at.is_some_and(|at| !condemned.contains(&at.pack))
+                    && !vault.index.is_bad(content, digest)
+            })
             .map(|(digest, _)| *digest)
             .collect();
         looked

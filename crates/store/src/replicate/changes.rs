@@ -44,15 +44,9 @@ struct Both {
 #[async_trait]
 impl NodeSource for Both {
     async fn get(&self, digest: &ChunkDigest) -> Result<Arc<Node>> {
-        let index = &self.first.index;
-        let known = index.locate_durable(Content::Node, &[*digest]).await?;
-        let first = match known[..] {
-            [Some(_)] => self.first.nodes.get(digest).await,
-            _ => return self.second.nodes.get(digest).await,
-        };
-        match first {
+        match self.first.nodes.get(digest).await {
+            // What one can't give, the other may.
             Err(error) if failure::is_damage(&error) => {
-                // What one can't give, the other may.
                 self.second.nodes.get(digest).await.map_err(|_| error)
             }
             first => first,

@@ -16,15 +16,15 @@ use std::sync::Arc;
 
 use backstop_core::{
     Agreement, ByteCount, Deduplication, Error, Monitor, NewPoint, PointFacts, PointKind, Progress,
-    RecoveryStore, ReplicaState, ReplicateOptions, ReplicateReport, Result, SnapshotId, SourceName,
-    StoreBegin, StreamSpec, region_count,
+    RecoveryStore, ReplicaState, ReplicaWriter, ReplicateOptions, ReplicateReport, Result,
+    SnapshotId, SourceName, StoreBegin, StreamSpec, region_count,
 };
 
 use crate::catalog::POINTS;
 use crate::dedup_store::DedupStore;
 use crate::failure;
 use crate::folding;
-use crate::manifest::Entry;
+use crate::manifest::{Entry, Manifest};
 use crate::map::tree::ImageMap;
 use crate::record::{self, PointRecord};
 use crate::session::Session;
@@ -170,13 +170,32 @@ struct Run<'a> {
 struct Member<'a> {
     record: &'a PointRecord,
     session: Arc<Session>,
-    begin: StoreBegin,
     state_before: ReplicaState,
 }
 
 impl Run<'_> {
-    /// Copies points that belong together.
+    /// Copies points that belong together. What can't be committed ends: for
+    /// good if something is damaged, else to be continued.
     async fn step(&mut self, step: &[PointRecord]) -> Result<()> {
+        let copied = self.try_step(step).await;
+        if let Err(error) = &copied {
+            for record in step {
+                let begun = self.to.vault.session(record.point.synchronization);
+                let Some(session) = begun else { continue };
+                let ended = if failure::is_damage(error) {
+                    session.abort().await
+                } else {
+                    session.suspend().await
+                };
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a replication could not be ended");
+                }
+            }
+        }
+        copied
+    }
+
+    async fn try_step(&mut self, step: &[PointRecord]) -> Result<()> {
         let mut members = Vec::with_capacity(step.len());
         for record in step {
             members.push(self.send(record).await?);
@@ -264,32 +283,12 @@ impl Run<'_> {
             writer.progress(stream, end).await?;
         }
         let settled = session.settle().await?;
-        self.check_roots(record, &begin, &settled.maps).await?;
+        check_roots(record, &manifest, &begin, &settled.maps)?;
         Ok(Member {
             record,
             session,
-            begin,
             state_before: replica.map_or(ReplicaState::Pending, |replica| replica.state),
         })
-    }
-
-    /// Both ends must have come to the same maps.
-    async fn check_roots(
-        &self,
-        record: &PointRecord,
-        begin: &StoreBegin,
-        maps: &[ImageMap],
-    ) -> Result<()> {
-        let manifest = self.from.vault.manifest(record).await?;
-        for (spec, map) in begin.streams.iter().zip(maps) {
-            if manifest.entries.get(spec.name.as_str()) != Some(&Entry::Image(*map)) {
-                return Err(Error::internal(format!(
-                    "the copy of {} of recovery point {} came out as something else",
-                    spec.name, record.point.id
-                )));
-            }
-        }
-        Ok(())
     }
 
     async fn new_point(&mut self, member: &Member<'_>) -> Result<NewPoint> {
@@ -310,9 +309,8 @@ impl Run<'_> {
             .provenance
             .insert(ORIGIN.to_owned(), self.from.id().to_owned());
         facts.documents = documents;
-        debug_assert_eq!(member.session.begin.id, member.begin.id);
         Ok(NewPoint {
-            synchronization: member.begin.id,
+            synchronization: member.session.begin.id,
             id: point.id,
             time: point.time,
             facts,
@@ -321,6 +319,24 @@ impl Run<'_> {
             state: member.record.state.clone(),
         })
     }
+}
+
+/// Both ends must have come to the same maps.
+fn check_roots(
+    record: &PointRecord,
+    manifest: &Manifest,
+    begin: &StoreBegin,
+    maps: &[ImageMap],
+) -> Result<()> {
+    for (spec, map) in begin.streams.iter().zip(maps) {
+        if manifest.entries.get(spec.name.as_str()) != Some(&Entry::Image(*map)) {
+            return Err(Error::internal(format!(
+                "the copy of {} of recovery point {} came out as something else",
+                spec.name, record.point.id
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The replica's state comes over too, where both have the same newest point.

@@ -98,6 +98,7 @@ impl Lab {
 async fn what_the_other_vault_lacks_is_sent_and_nothing_else() {
     let mut lab = Lab::new(1, &[9_000_000]).await;
     lab.protect(0, 30, 400_000).await;
+    let past = lab.machines[0].bytes.clone();
     for _ in 0..29 {
         lab.protect(0, 4, 9_000).await;
     }
@@ -131,6 +132,16 @@ async fn what_the_other_vault_lacks_is_sent_and_nothing_else() {
     assert!(share(one.bytes_added.0, own.0) <= 1100, "{one:?} of {own}");
     let none = lab.replicate().await;
     assert_eq!((none.points.len(), none.bytes_sent), (0, ByteCount(0)));
+    // What it was before, the other vault has.
+    lab.machines[0].revert(&past);
+    lab.protect(0, 0, 1).await;
+    let back = lab.replicate().await;
+    assert!(back.regions > 0, "{back:?}");
+    assert_eq!(
+        (back.chunks, back.bytes_sent),
+        (0, ByteCount(0)),
+        "{back:?}"
+    );
     lab.check().await;
 }
 

@@ -11,7 +11,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backstop_core::{
@@ -27,30 +27,24 @@ use object_store::memory::InMemory;
 use crate::faults::{Action, FaultyStore, Policy, Request};
 use crate::history::{History, Kept};
 use crate::images::{self, Machine};
+use crate::model::Restless;
 use crate::seeds;
 
 /// Fails requests now and then while it is asked to.
 #[derive(Debug)]
 struct Weather {
     seed: u64,
-    arrived: AtomicU64,
+    order: Restless,
     is_bad: AtomicBool,
 }
 
-impl Weather {
-    fn random(&self, number: u64) -> fastrand::Rng {
-        fastrand::Rng::with_seed(self.seed ^ number << 20)
-    }
-}
-
 impl Policy for Weather {
-    fn arrive(&self, _: Request, _: &str) -> (u64, u32) {
-        let number = self.arrived.fetch_add(1, Ordering::SeqCst);
-        (number, self.random(number).u32(..5))
+    fn arrive(&self, request: Request, path: &str) -> (u64, u32) {
+        self.order.arrive(request, path)
     }
 
     fn decide(&self, number: u64, _: Request, _: &str) -> Action {
-        let mut random = self.random(number ^ 0xfa11);
+        let mut random = fastrand::Rng::with_seed(self.seed ^ (number ^ 0xfa11) << 20);
         if !self.is_bad.load(Ordering::SeqCst) || random.u32(..100) >= 4 {
             Action::Pass
         } else if random.bool() {
@@ -437,7 +431,7 @@ async fn simulate(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let weather = Arc::new(Weather {
         seed,
-        arrived: AtomicU64::new(0),
+        order: Restless::new(seed),
         is_bad: AtomicBool::new(false),
     });
     let store: Arc<dyn ObjectStore> =
