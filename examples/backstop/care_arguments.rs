@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use backstop::{CollectOptions, FoldOptions};
 use clap::Args;
 
 use crate::chosen::Chosen;
@@ -27,7 +28,7 @@ pub struct CollectArguments {
     #[arg(long)]
     pub dry_run: bool,
     /// Rewrite packs until no more is left that is not needed, in percent of what is
-    #[arg(long, value_name = "PERCENT", default_value_t = 20, value_parser = clap::value_parser!(u8).range(..=100))]
+    #[arg(long, value_name = "PERCENT", default_value_t = CollectOptions::default().most_dead, value_parser = clap::value_parser!(u8).range(..=100))]
     pub most_dead: u8,
     /// After `key rotate`: seal what is under older keys anew
     #[arg(long)]
@@ -75,7 +76,7 @@ pub struct FoldArguments {
     #[arg(long)]
     pub dry_run: bool,
     /// Fold what costs so many percent of what it would if it were new
-    #[arg(long, value_name = "PERCENT", default_value_t = 150, value_parser = clap::value_parser!(u32).range(101..))]
+    #[arg(long, value_name = "PERCENT", default_value_t = FoldOptions::default().worth, value_parser = clap::value_parser!(u32).range(101..))]
     pub worth: u32,
     /// Write no more than about this for each source
     #[arg(long, value_name = "MIB")]

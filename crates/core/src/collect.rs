@@ -39,11 +39,11 @@ pub struct CollectOptions {
 }
 
 impl Default for CollectOptions {
-    /// A fifth may stay; no other bound; 160 MiB, which is enough for 13 million chunks.
+    /// A tenth may stay; no other bound; 160 MiB, which is enough for 13 million chunks.
     fn default() -> Self {
         Self {
             dry_run: false,
-            most_dead: 20,
+            most_dead: 10,
             reseal: false,
             most_rewritten: ByteCount(u64::MAX),
             most_time: None,

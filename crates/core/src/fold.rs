@@ -19,11 +19,11 @@ pub struct FoldOptions {
 }
 
 impl Default for FoldOptions {
-    /// Regions that cost half as much again as they could, all of them.
+    /// Regions that cost a third more than they could, all of them.
     fn default() -> Self {
         Self {
             dry_run: false,
-            worth: 150,
+            worth: 133,
             most_written: ByteCount(u64::MAX),
         }
     }

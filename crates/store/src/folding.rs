@@ -50,6 +50,16 @@ struct Candidate {
     cost: Cost,
 }
 
+impl Candidate {
+    /// Those that cost most come first, by factors of two; of about the same,
+    /// neighbours together, so that what they leave dies together: packs of
+    /// which everything is dead are given back without writing anything anew.
+    fn order(&self) -> (std::cmp::Reverse<u32>, usize, u64) {
+        let doublings = (self.percent / 100).max(1).ilog2();
+        (std::cmp::Reverse(doublings), self.stream, self.region)
+    }
+}
+
 /// What reading a region costs, and what it would if it had just been written.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cost {
@@ -183,7 +193,7 @@ async fn run(
         let found = &mut candidates;
         look(vault, stream, map, options, &mut report, found).await?;
     }
-    candidates.sort_by_key(|it| (std::cmp::Reverse(it.percent), it.stream, it.region));
+    candidates.sort_by_key(Candidate::order);
     let total = ByteCount(candidates.iter().map(|it| it.cost.now).sum());
     let mut done = 0;
     for (at, candidate) in candidates.iter().enumerate() {

@@ -206,12 +206,12 @@ impl Repository {
     }
 
     /// What looks after it once a day: keeps the newest points, and gives back the space of the others. Ours also folds,
-    /// and writes no more for that than what changed.
+    /// and writes no more for that than one and a half times what changed.
     pub fn care(&self, keep: u32, changed_bytes: f64) -> Vec<Command> {
         let keep = keep.to_string();
         match self.tool {
             Tool::Ours => {
-                let most = format!("{:.0}", (changed_bytes / f64::from(1 << 20)).max(1.0));
+                let most = format!("{:.0}", (1.5 * changed_bytes / f64::from(1 << 20)).max(1.0));
                 vec![
                     self.ours(&["expire", "--all", "--keep-last", &keep, "--min-age", "0s"]),
                     self.ours(&["fold", "--all", "--most-written", &most]),

@@ -20,10 +20,15 @@ use crate::pack::table::TableEntry;
 use crate::pack::writer::{FRAMES, PackWriter};
 use crate::vault::Vault;
 
-/// So many packs of about one size, and of less than half of a full one, are
-/// merged. Sizes are told apart by factors of this, so that a byte is merged a
-/// few times at most, however many synchronizations come after it.
+/// So many packs of about one size are merged. Sizes are told apart by factors
+/// of this, so that a byte is merged a few times at most, however many
+/// synchronizations come after it.
 const MERGED: usize = 8;
+
+/// Packs are merged that have less than this share of a full one. Merging what
+/// is larger would write most of what changes once more, and later once more,
+/// for few objects less.
+const SMALL: u64 = 8;
 
 /// A pack that is to be rewritten.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +95,7 @@ async fn choose(
     inventory: &Inventory,
     dropped: &HashSet<usize>,
 ) -> Result<Vec<Victim>> {
-    let small = run.vault.settings.pack_bytes / 2;
+    let small = run.vault.settings.pack_bytes / SMALL;
     let mut held = Vec::new();
     for (at, count) in inventory.counts().into_iter().enumerate() {
         if !dropped.contains(&at) {
