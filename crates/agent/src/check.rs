@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use backstop_core::{ByteOffset, Extent, RegionIndex, Result};
+use backstop_core::{ByteOffset, Extent, RegionIndex, Result, WHOLE_REGION};
 use futures::future::try_join;
 use futures::{TryStreamExt, stream};
 
@@ -38,7 +38,8 @@ impl Run<'_> {
         data: Vec<Extent>,
     ) -> Result<()> {
         let (at, extent) = (lane.at(region), lane.region(region));
-        let (slices, outcome) = try_join(self.sync.slices(&at), self.read(lane, &data)).await?;
+        let (slices, outcome) =
+            try_join(self.sync.slices(&at, WHOLE_REGION), self.read(lane, &data)).await?;
         if slices.is_empty() && data.is_empty() {
             return Ok(());
         }

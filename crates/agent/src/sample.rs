@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use backstop_core::{
-    ByteCount, ByteOffset, ChunkDigest, Extent, ExtentSet, RegionIndex, Result, Sample, is_zero,
+    ByteCount, ByteOffset, CheckSlice, ChunkDigest, Extent, ExtentSet, RegionIndex, Result, Sample,
+    is_zero,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -108,31 +109,49 @@ impl Run<'_> {
         };
         let position = ByteOffset(offset);
         let region = RegionIndex::at(position);
-        let slices = self.sync.slices(&lane.at(region)).await?;
-        let mut hole = lane.region(region);
-        for (run, slice) in place(&slices, hole)? {
+        let here = Extent::between(position, ByteOffset(position.0.saturating_add(1)));
+        for (run, slice) in self.slices(lane, region, here).await? {
+            if !run.contains(here) {
+                continue;
+            }
+            let is_changed = changed.within(run).next().is_some();
+            return match slice.digest {
+                Some(digest) if !is_changed => self.compare_slice(*lane, run, digest).await,
+                // What changed is sent, but not the rest of its slice.
+                None if !slice.is_unreadable && !covers(changed, run) => Ok(Draw::Damaged {
+                    stream: lane.stream,
+                    start: run.offset(),
+                }),
+                Some(_) | None => Ok(Draw::Passed),
+            };
+        }
+        let mut hole = lane.region(region).intersection(cell(position));
+        for (run, _) in self.slices(lane, region, hole).await? {
             if run.end() <= position {
                 hole = Extent::between(run.end(), hole.end());
             } else if run.offset() > position {
                 hole = Extent::between(hole.offset(), run.offset());
                 break;
-            } else {
-                let is_changed = changed.within(run).next().is_some();
-                return match slice.digest {
-                    Some(digest) if !is_changed => self.compare_slice(*lane, run, digest).await,
-                    // What changed is sent, but not the rest of its slice.
-                    None if !slice.is_unreadable && !covers(changed, run) => Ok(Draw::Damaged {
-                        stream: lane.stream,
-                        start: run.offset(),
-                    }),
-                    Some(_) | None => Ok(Draw::Passed),
-                };
             }
         }
         match unchanged_around(position, hole, changed) {
             Some(hole) => self.compare_hole(*lane, hole).await,
             None => Ok(Draw::Passed),
         }
+    }
+
+    /// The replica's slices that hold a byte of a range of one region.
+    async fn slices(
+        &self,
+        lane: &Lane<'_>,
+        region: RegionIndex,
+        within: Extent,
+    ) -> Result<Vec<(Extent, CheckSlice)>> {
+        let extent = lane.region(region);
+        let relative = |at: ByteOffset| ByteOffset(at.0.saturating_sub(extent.offset().0));
+        let within = Extent::between(relative(within.offset()), relative(within.end()));
+        let slices = self.sync.slices(&lane.at(region), within).await?;
+        place(&slices, extent)
     }
 
     async fn look_at_sample(&self, lane: Lane<'_>, extents: &[Extent]) -> Result<Outcome> {
@@ -188,15 +207,17 @@ fn covers(changed: &ExtentSet, run: Extent) -> bool {
     length == run.length()
 }
 
+/// The bytes around a position between two multiples of [`HOLE_LENGTH`].
+fn cell(position: ByteOffset) -> Extent {
+    let start = position.0 - position.0 % HOLE_LENGTH;
+    let end = start.saturating_add(HOLE_LENGTH);
+    Extent::between(ByteOffset(start), ByteOffset(end))
+}
+
 /// The part of a hole around a position that did not change, cut at multiples
 /// of [`HOLE_LENGTH`]; none if the position itself changed.
 fn unchanged_around(position: ByteOffset, hole: Extent, changed: &ExtentSet) -> Option<Extent> {
-    let start = position.0 - position.0 % HOLE_LENGTH;
-    let cell = Extent::between(
-        ByteOffset(start),
-        ByteOffset(start.saturating_add(HOLE_LENGTH)),
-    );
-    let mut part = hole.intersection(cell);
+    let mut part = hole.intersection(cell(position));
     for change in changed.within(part) {
         if change.end() <= position {
             part = Extent::between(change.end(), part.end());

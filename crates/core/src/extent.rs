@@ -45,7 +45,7 @@ impl Extent {
     }
 
     /// The range from the start of an image of this length to its end.
-    pub fn whole(length: ByteCount) -> Self {
+    pub const fn whole(length: ByteCount) -> Self {
         Self {
             offset: ByteOffset(0),
             length,

@@ -84,7 +84,7 @@ pub use protection::{ExpiredPoint, LONGEST_PROTECTION, MOST_UNSEEN, Protection, 
 pub use rebuild::{RebuildOptions, RebuildReport};
 pub use region::{
     MAX_CHUNK_LENGTH, Piece, PieceContent, REGION_LENGTH, RegionIndex, RegionMap, Slice,
-    SliceContent, region_count,
+    SliceContent, WHOLE_REGION, region_count,
 };
 pub use replica::{InconsistencyReason, ReplicaEvent, ReplicaState};
 pub use replicate::{Agreement, HealReport, ReplicateOptions, ReplicateReport};

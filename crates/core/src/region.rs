@@ -11,6 +11,9 @@ use crate::{ByteCount, ByteOffset, ChunkDigest, Error, Extent, Result};
 /// The length of a region, in bytes: 4 MiB.
 pub const REGION_LENGTH: u32 = 4 << 20;
 
+/// All of a region, relative to its start.
+pub const WHOLE_REGION: Extent = Extent::whole(ByteCount(REGION_LENGTH as u64));
+
 /// The longest plain chunk, in bytes: 256 KiB.
 pub const MAX_CHUNK_LENGTH: u32 = 256 << 10;
 
@@ -196,6 +199,21 @@ impl RegionMap {
     /// The slices in order.
     pub fn slices(&self) -> &[Slice] {
         &self.slices
+    }
+
+    /// The slices that hold a byte of this range, which is relative to the
+    /// region's start; each is whole.
+    pub fn touching(&self, within: Extent) -> &[Slice] {
+        if within.is_empty() {
+            return &[];
+        }
+        let from = self
+            .slices
+            .partition_point(|slice| u64::from(slice.end()) <= within.offset().0);
+        let to = self
+            .slices
+            .partition_point(|slice| u64::from(slice.start) < within.end().0);
+        &self.slices[from.min(to)..to]
     }
 
     /// Whether the whole region is a hole.

@@ -208,15 +208,18 @@ pub trait Synchronization: Send + Sync {
     /// synchronization was committed or given up.
     async fn write(&self, update: RegionUpdate) -> Result<WriteOutcome>;
 
-    /// The replica's slices of a region, each with the digest of its bytes;
-    /// writes of this synchronization are seen.
+    /// The replica's slices of a region that hold a byte of `within` (relative
+    /// to the region; [`WHOLE_REGION`](crate::WHOLE_REGION) for all), each whole
+    /// and with the digest of its bytes; writes of this synchronization are
+    /// seen. Digests of parts of chunks cost reading them, so that who needs few
+    /// should ask for few.
     ///
     /// Whole chunks are told by their names, unless stored data is in doubt:
     /// then every byte is read and checked first. Where a check finds that not
     /// even the slices can be had, it tells none: everything that is no zeros
     /// is sent again. A chunk that was found damaged is needed from then on,
     /// and sending it heals every point that uses it.
-    async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>>;
+    async fn slices(&self, at: &RegionAddress, within: Extent) -> Result<Vec<CheckSlice>>;
 
     /// The digests of each block of [`CHECK_BLOCK_LENGTH`](crate::CHECK_BLOCK_LENGTH) bytes of `ranges`
     /// (relative to the region, in order, not overlapping) in the replica; none

@@ -300,7 +300,7 @@ pub trait ReplicaWriter: Send + Sync {
     async fn write(&self, update: RegionUpdate) -> Result<WriteOutcome>;
 
     /// See [`crate::Synchronization::slices`] and [`StoreBegin::verify`].
-    async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>>;
+    async fn slices(&self, at: &RegionAddress, within: Extent) -> Result<Vec<CheckSlice>>;
 
     /// See [`crate::Synchronization::block_digests`].
     async fn block_digests(

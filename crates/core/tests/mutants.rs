@@ -15,7 +15,8 @@ use backstop_core::{
     Maintenance, Marks, Monitor, NewPoint, PointId, PointKind, Protection, RecoveredRange,
     Recovery, RecoveryPoint, RecoveryStore, RegionAddress, RegionIndex, RegionUpdate,
     ReplicaRecord, ReplicaState, ReplicaWriter, Result, SourceName, StoreBegin, StreamName,
-    SynchronizationId, Timestamp, VaultStatistics, VerifyOptions, VerifyReport, WriteOutcome,
+    SynchronizationId, Timestamp, VaultStatistics, VerifyOptions, VerifyReport, WHOLE_REGION,
+    WriteOutcome,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
@@ -52,6 +53,8 @@ enum Mutation {
     ExpiresTheRest,
     /// Slices say nothing of what was written.
     SlicesLagBehind,
+    /// Of some slices, the last is not told.
+    TellsTooFewSlices,
     /// No minimum retention is kept.
     ForgetsRetention,
     /// What expires is gone at once.
@@ -99,7 +102,10 @@ impl RecoveryStore for Mutant {
                 .or(begin.base);
         }
         let inner = self.inner.begin(begin).await?;
-        let stale = inner.slices(&first_region()).await.unwrap_or_default();
+        let stale = inner
+            .slices(&first_region(), WHOLE_REGION)
+            .await
+            .unwrap_or_default();
         let mutation = self.mutation;
         Ok(Arc::new(MutantWriter {
             inner,
@@ -278,11 +284,15 @@ impl ReplicaWriter for MutantWriter {
         }
         result
     }
-    async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>> {
+    async fn slices(&self, at: &RegionAddress, within: Extent) -> Result<Vec<CheckSlice>> {
         if self.mutation == Mutation::SlicesLagBehind && *at == first_region() {
             return Ok(self.stale.clone());
         }
-        self.inner.slices(at).await
+        let mut told = self.inner.slices(at, within).await?;
+        if self.mutation == Mutation::TellsTooFewSlices && within != WHOLE_REGION {
+            told.pop();
+        }
+        Ok(told)
     }
     async fn block_digests(
         &self,
@@ -386,6 +396,7 @@ async fn broken_stores_fail_for_the_right_reason() {
         (Mutation::WritesHalf, "a refused write changes nothing"),
         (Mutation::ExpiresTheRest, "none does"),
         (Mutation::SlicesLagBehind, "slice|zeros"),
+        (Mutation::TellsTooFewSlices, "touch"),
         (Mutation::ForgetsRetention, "until when a point is kept"),
         (Mutation::KeepsNothingExpired, "are listed as such"),
         (Mutation::UndoesWhatItKnows, "none comes back"),

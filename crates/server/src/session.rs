@@ -63,10 +63,10 @@ impl Synchronization for Session {
         self.watch(self.writer.write(update).await).await
     }
 
-    async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>> {
+    async fn slices(&self, at: &RegionAddress, within: Extent) -> Result<Vec<CheckSlice>> {
         let _call = self.call();
         checks::region_length(&self.streams, at)?;
-        self.watch(self.writer.slices(at).await).await
+        self.watch(self.writer.slices(at, within).await).await
     }
 
     async fn block_digests(

@@ -13,16 +13,17 @@ use crate::fetch;
 use crate::pack::frame::Content;
 use crate::vault::Vault;
 
-/// A region's slices, each with the digest of its bytes. A slice that is a
-/// whole chunk is known by the chunk's name; of the others, and of all if they
-/// are to be verified, the bytes are read.
+/// A region's slices that hold a byte of a range, each with the digest of its
+/// bytes. A slice that is a whole chunk is known by the chunk's name; of the
+/// others, and of all if they are to be verified, the bytes are read.
 pub(crate) async fn slices(
     vault: &Arc<Vault>,
     map: &RegionMap,
+    within: Extent,
     verify: bool,
 ) -> Result<Vec<CheckSlice>> {
-    let digests: Vec<ChunkDigest> = map
-        .slices()
+    let slices = map.touching(within);
+    let digests: Vec<ChunkDigest> = slices
         .iter()
         .filter_map(|slice| match slice.content {
             SliceContent::Chunk { digest, .. } => Some(digest),
@@ -34,9 +35,9 @@ pub(crate) async fn slices(
         .locate(Content::Chunk, &digests)
         .await?
         .into_iter();
-    let mut told: Vec<CheckSlice> = Vec::with_capacity(map.slices().len());
+    let mut told: Vec<CheckSlice> = Vec::with_capacity(slices.len());
     let mut read = Vec::new();
-    for slice in map.slices() {
+    for slice in slices {
         let mut digest = None;
         if let SliceContent::Chunk { digest: name, skip } = slice.content
             && let Some(location) = located.next().flatten()
@@ -57,7 +58,7 @@ pub(crate) async fn slices(
     if !read.is_empty() {
         // Only the chunks under these slices are read.
         let extents = read.iter().map(|(at, _)| {
-            let slice = &map.slices()[*at];
+            let slice = &slices[*at];
             let (start, end) = (u64::from(slice.start), u64::from(slice.end()));
             Extent::between(ByteOffset(start), ByteOffset(end))
         });

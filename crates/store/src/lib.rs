@@ -41,6 +41,7 @@ mod codec;
 mod collect;
 mod commit;
 mod dedup_store;
+mod digest_map;
 mod failure;
 mod fetch;
 mod fold;

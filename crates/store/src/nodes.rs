@@ -7,8 +7,10 @@ use backstop_core::{ChunkDigest, Codecs, Encoding, Error, Result};
 use bytes::Bytes;
 use moka::sync::Cache;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Mutex, PoisonError};
 
+use crate::digest_map::DigestMap;
 use crate::failure;
 use crate::map::node::Node;
 use crate::map::tree::{NodeSource, NodeStore};
@@ -102,7 +104,7 @@ pub(crate) struct NewNodes {
 
 #[derive(Debug, Default)]
 struct Fresh {
-    nodes: HashMap<ChunkDigest, Arc<Node>>,
+    nodes: DigestMap<ChunkDigest, Arc<Node>>,
     frames: Vec<PlainFrame>,
     bytes: usize,
 }
@@ -200,26 +202,39 @@ impl NodeSource for NewNodes {
     }
 }
 
+impl NewNodes {
+    /// Adds a node that the vault can't hold, since it names a chunk which the
+    /// vault lacked: there is no need to look for it.
+    pub(crate) fn put_new(&self, node: Node) -> Result<ChunkDigest> {
+        let frame = raw_frame(Content::Node, node.encode())?;
+        Ok(self.add(node, frame))
+    }
+
+    fn add(&self, node: Node, frame: PlainFrame) -> ChunkDigest {
+        let digest = frame.digest;
+        if let Some(mut met) = self.met() {
+            // Here it is again.
+            met.insert(digest, false);
+        }
+        let mut fresh = self.lock();
+        if let Entry::Vacant(place) = fresh.nodes.entry(digest) {
+            place.insert(Arc::new(node));
+            fresh.bytes += frame.header.frame_length();
+            fresh.frames.push(frame);
+        }
+        digest
+    }
+}
+
 #[async_trait]
 impl NodeStore for NewNodes {
     async fn put(&self, node: Node) -> Result<ChunkDigest> {
         let frame = raw_frame(Content::Node, node.encode())?;
         let digest = frame.digest;
-        if self.lock().nodes.contains_key(&digest) {
+        if self.lock().nodes.contains_key(&digest) || self.is_held(&digest).await? {
             return Ok(digest);
         }
-        if !self.is_held(&digest).await? {
-            if let Some(mut met) = self.met() {
-                // Here it is again.
-                met.insert(digest, false);
-            }
-            let mut fresh = self.lock();
-            fresh.bytes += frame.header.frame_length();
-            if fresh.nodes.insert(digest, Arc::new(node)).is_none() {
-                fresh.frames.push(frame);
-            }
-        }
-        Ok(digest)
+        Ok(self.add(node, frame))
     }
 
     fn lose(&self, digest: &ChunkDigest) -> bool {

@@ -5,8 +5,8 @@
 mod claims;
 mod losses;
 mod names;
-mod own_chunks;
 mod queued;
+mod recent;
 mod replica_writer;
 #[cfg(test)]
 mod tests;
@@ -20,6 +20,7 @@ use backstop_core::{
 };
 use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLock};
 
+use crate::map::node::Node;
 use crate::map::tree::{ImageMap, NodeSource, as_leaf};
 use crate::nodes::NewNodes;
 use crate::pack::frame::PlainFrame;
@@ -30,8 +31,8 @@ use crate::usage::meter::UnderWay;
 use crate::vault::Vault;
 pub(crate) use claims::Claim;
 use claims::Claims;
-use own_chunks::OwnChunks;
 use queued::Queued;
+use recent::Recent;
 
 /// Chunks are appended to packs in runs of at least this many bytes, or of a
 /// pack if that is less, so that what belongs together stays together.
@@ -89,7 +90,10 @@ pub(crate) struct Session {
     /// Beside the state, for those who can't wait for it.
     resume: Vec<AtomicU64>,
     writing: Writing,
-    own: SyncMutex<OwnChunks>,
+    /// The chunks that it has sent, which it may name again.
+    own: SyncMutex<Recent>,
+    /// The chunks that the vault lacked when they were asked for.
+    absent: SyncMutex<Recent>,
     /// Changed only together with the run.
     queued: Queued,
     /// Where each image stood when it began: what lies before was dealt with
@@ -221,6 +225,7 @@ impl Session {
             maps_lost,
             is_folding: start.is_folding,
             own: SyncMutex::default(),
+            absent: SyncMutex::default(),
             queued: Queued::default(),
             appends: Arc::default(),
             claims: Claims::default(),
@@ -270,6 +275,14 @@ impl Session {
     }
 
     pub(crate) async fn region(&self, at: &RegionAddress) -> Result<RegionMap> {
+        match self.leaf(at).await? {
+            Some(leaf) => Ok(as_leaf(&leaf)?.clone()),
+            None => Ok(RegionMap::new()),
+        }
+    }
+
+    /// The leaf of a region; none for a hole.
+    async fn leaf(&self, at: &RegionAddress) -> Result<Option<Arc<Node>>> {
         self.stream(at)?;
         let (map, written) = {
             let state = self.state.lock().await;
@@ -282,8 +295,8 @@ impl Session {
             None => map.leaf(at.region, &self.nodes).await?,
         };
         match leaf {
-            Some(digest) => Ok(as_leaf(&*self.nodes.get(&digest).await?)?.clone()),
-            None => Ok(RegionMap::new()),
+            Some(digest) => self.nodes.get(&digest).await.map(Some),
+            None => Ok(None),
         }
     }
 
@@ -424,7 +437,9 @@ impl Session {
             stream.leaves.clear();
         }
         self.nodes.forget();
-        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = OwnChunks::default();
+        for recent in [&self.own, &self.absent] {
+            *recent.lock().unwrap_or_else(PoisonError::into_inner) = Recent::default();
+        }
     }
 
     /// Makes durable what was done so far.

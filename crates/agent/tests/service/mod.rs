@@ -211,8 +211,8 @@ impl Synchronization for TestSynchronization {
         Ok(outcome)
     }
 
-    async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>> {
-        self.writer.slices(at).await
+    async fn slices(&self, at: &RegionAddress, within: Extent) -> Result<Vec<CheckSlice>> {
+        self.writer.slices(at, within).await
     }
 
     async fn block_digests(

@@ -185,8 +185,8 @@ impl ReplicaWriter for FaultWriter {
         self.faults.around(Operation::WriterWrite, call).await
     }
 
-    async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>> {
-        let call = self.inner.slices(at);
+    async fn slices(&self, at: &RegionAddress, within: Extent) -> Result<Vec<CheckSlice>> {
+        let call = self.inner.slices(at, within);
         self.faults.around(Operation::WriterCompare, call).await
     }
 

@@ -74,12 +74,12 @@ impl ReplicaWriter for MemoryWriter {
         })
     }
 
-    async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>> {
+    async fn slices(&self, at: &RegionAddress, within: Extent) -> Result<Vec<CheckSlice>> {
         let vault = self.vault();
         let work = vault.work(&self.of)?;
         region_extent(work, at)?;
         let map = work.images[at.stream].region(at.region);
-        let slices = map.slices().iter().map(|slice| CheckSlice {
+        let slices = map.touching(within).iter().map(|slice| CheckSlice {
             start: slice.start,
             length: slice.length,
             digest: slice_digest(&vault.chunks, slice.content, slice.length),

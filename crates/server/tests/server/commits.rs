@@ -3,7 +3,7 @@
 use backstop_core::memory::{Effect, Operation};
 use backstop_core::{
     ByteCount, ByteOffset, Document, ErrorKind, InconsistencyReason, PointKind, RecoveryStore,
-    ReplicaState, Sample,
+    ReplicaState, Sample, WHOLE_REGION,
 };
 
 use crate::rig::{Rig, facts, name, write};
@@ -258,7 +258,10 @@ async fn the_second_begin_of_a_source_stands() {
         .ok()
         .unwrap();
     let (one, two) = (one.unwrap(), two.unwrap());
-    let error = one.slices(&crate::rig::address(0)).await.unwrap_err();
+    let error = one
+        .slices(&crate::rig::address(0), WHOLE_REGION)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     write(&*two, 0, b"second").await;
     let error = rig.commit(&first, PointKind::Initial).await.unwrap_err();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use backstop_core::memory::{Effect, MemoryTarget, Operation};
 use backstop_core::{
     BeginRequest, ByteCount, ByteOffset, Clock, ErrorKind, Event, Extent, InconsistencyReason,
-    NoMonitor, Plan, PointKind, Recovery, RecoveryPoint, ReplicaState, StreamName,
+    NoMonitor, Plan, PointKind, Recovery, RecoveryPoint, ReplicaState, StreamName, WHOLE_REGION,
 };
 use backstop_server::{ProtectionServer, RestoreOptions};
 
@@ -206,7 +206,7 @@ async fn a_base_that_is_damaged_is_checked() {
         let request = rig.request("vm", LENGTH, Some(head.id));
         let begun = rig.begin(&request).await;
         let failed = match operation {
-            Operation::WriterCompare => begun.slices(&address(0)).await.map(drop),
+            Operation::WriterCompare => begun.slices(&address(0), WHOLE_REGION).await.map(drop),
             Operation::StoreCommit => {
                 let kind = PointKind::ExpressFull;
                 rig.commit(&request, kind).await.map(drop)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use backstop_core::memory::{Effect, Operation};
-use backstop_core::{ErrorKind, Plan, PointKind, RegionIndex};
+use backstop_core::{ErrorKind, Plan, PointKind, RegionIndex, WHOLE_REGION};
 
 use crate::rig::{Rig, address, name, write};
 
@@ -24,14 +24,14 @@ async fn an_idle_synchronization_is_suspended_and_continues() {
         0,
         "not long enough"
     );
-    begun.slices(&address(0)).await.unwrap();
+    begun.slices(&address(0), WHOLE_REGION).await.unwrap();
     rig.clock.advance(ALMOST);
     assert_eq!(rig.server.release_idle().await.unwrap(), 0, "it was called");
     rig.clock.advance(Duration::from_secs(1));
 
     // Whoever begins next sees to it.
     rig.begin(&rig.request("other", LENGTH, None)).await;
-    let error = begun.slices(&address(0)).await.unwrap_err();
+    let error = begun.slices(&address(0), WHOLE_REGION).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     let error = rig.commit(&request, PointKind::Initial).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -44,7 +44,10 @@ async fn an_idle_synchronization_is_suspended_and_continues() {
     let begun = rig.begin(&request).await;
     assert_eq!(*begun.plan(), Plan::Initial);
     assert_eq!(begun.resume_at(0), RegionIndex(1));
-    assert_eq!(begun.slices(&address(0)).await.unwrap().len(), 1);
+    assert_eq!(
+        begun.slices(&address(0), WHOLE_REGION).await.unwrap().len(),
+        1
+    );
     rig.commit(&request, PointKind::Initial).await.unwrap();
 }
 
@@ -57,7 +60,7 @@ async fn a_call_under_way_is_not_idle() {
         .inject_next(Operation::WriterCompare, Effect::Hang);
     {
         let at = address(0);
-        let hung = begun.slices(&at);
+        let hung = begun.slices(&at, WHOLE_REGION);
         futures::pin_mut!(hung);
         assert!(futures::poll!(&mut hung).is_pending());
         rig.clock.advance(LONG);

@@ -3,7 +3,7 @@
 use backstop_core::memory::{Effect, Operation};
 use backstop_core::{
     Clock, ErrorKind, Event, InconsistencyReason, Plan, PointId, PointKind, RecoveryStore,
-    RegionIndex, ReplicaState, SynchronizationId, Timestamp,
+    RegionIndex, ReplicaState, SynchronizationId, Timestamp, WHOLE_REGION,
 };
 
 use crate::rig::{Rig, address, name, spec, write};
@@ -199,7 +199,7 @@ async fn a_check_resumes_only_what_was_checked() {
         "nothing was compared so far"
     );
     assert_eq!(
-        begun.slices(&address(0)).await.unwrap().len(),
+        begun.slices(&address(0), WHOLE_REGION).await.unwrap().len(),
         0,
         "it starts from the head"
     );

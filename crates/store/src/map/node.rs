@@ -23,6 +23,7 @@
 use backstop_core::{ChunkDigest, REGION_LENGTH, RegionMap, Result, Slice, SliceContent};
 
 use crate::codec::{Reader, put_varint};
+use crate::digest_map::DigestMap;
 
 /// How many children an inner node has.
 pub(crate) const FAN_OUT: u64 = PLACES as u64;
@@ -115,7 +116,7 @@ fn decode_inner(reader: &mut Reader<'_>) -> Result<Node> {
 fn encode_leaf(map: &RegionMap) -> Vec<u8> {
     let mut digests: Vec<ChunkDigest> = Vec::new();
     let mut slices = Vec::with_capacity(map.slices().len() * 6);
-    let mut places = std::collections::HashMap::new();
+    let mut places = DigestMap::default();
     let mut end = 0;
     for slice in map.slices() {
         let gap = slice.start - end;

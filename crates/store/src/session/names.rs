@@ -11,18 +11,19 @@ use backstop_core::{
 };
 
 use super::Session;
+use crate::digest_map::DigestSet;
 use crate::fetch;
 use crate::pack::frame::Content;
 
 impl Session {
-    /// Whether this synchronization may name a chunk in a region without
-    /// sending it. One that is bad has to be sent, which heals it.
-    pub(super) fn may_name(&self, region: &HashSet<ChunkDigest>, digest: &ChunkDigest) -> bool {
+    /// Whether this synchronization may name a chunk without sending it in a
+    /// region that holds these. One that is bad has to be sent, which heals it.
+    pub(super) fn may_name(&self, held: &HashSet<ChunkDigest>, digest: &ChunkDigest) -> bool {
         let own = || {
             let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
             own.contains(digest)
         };
-        (region.contains(digest) || own()) && !self.vault.index.is_bad(Content::Chunk, digest)
+        (held.contains(digest) || own()) && !self.vault.index.is_bad(Content::Chunk, digest)
     }
 
     /// The plain lengths of chunks that are stored or wait to be.
@@ -60,12 +61,12 @@ impl Session {
         if wanted.is_empty() {
             return Ok(());
         }
-        let own = chunks_of(map);
         let digests: Vec<_> = wanted.keys().copied().collect();
         if self.begin.deduplication == Deduplication::OwnReplica {
+            let held = held_by(map, &digests);
             // Before the index is asked: even the time that takes would tell
             // what others have stored.
-            if let Some(digest) = digests.iter().find(|digest| !self.may_name(&own, digest)) {
+            if let Some(digest) = digests.iter().find(|digest| !self.may_name(&held, digest)) {
                 return Err(not_known(digest));
             }
         }
@@ -102,27 +103,52 @@ impl Session {
         self.lengths(digests).await
     }
 
-    /// Which of the sent chunks the vault lacks, each once.
+    /// Which of the sent chunks the vault lacks, each once. What it lacked when
+    /// it was asked for, and this synchronization has not sent since, is not
+    /// looked for again: what another sent meanwhile is then stored twice.
     pub(super) async fn lacking(&self, chunks: Vec<VerifiedChunk>) -> Result<Vec<VerifiedChunk>> {
-        let digests: Vec<_> = chunks.iter().map(VerifiedChunk::digest).collect();
-        let known = self.sound_lengths(&digests).await?;
-        let mut seen = HashSet::new();
-        let lacking = chunks
+        let mut asked = Vec::new();
+        let mut lacked = DigestSet::default();
+        {
+            let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+            for digest in chunks.iter().map(VerifiedChunk::digest) {
+                if absent.contains(&digest) && !own.contains(&digest) {
+                    lacked.insert(digest);
+                } else {
+                    asked.push(digest);
+                }
+                own.insert(&digest);
+            }
+        }
+        let known = self.sound_lengths(&asked).await?;
+        let unknown = asked
             .into_iter()
             .zip(known)
-            .filter(|(chunk, known)| known.is_none() && seen.insert(chunk.digest()));
-        Ok(lacking.map(|(chunk, _)| chunk).collect())
+            .filter(|(_, known)| known.is_none());
+        lacked.extend(unknown.map(|(digest, _)| digest));
+        let lacking = chunks
+            .into_iter()
+            .filter(|chunk| lacked.remove(&chunk.digest()));
+        Ok(lacking.collect())
     }
 }
 
-pub(super) fn chunks_of(map: &RegionMap) -> HashSet<ChunkDigest> {
-    map.slices()
-        .iter()
-        .filter_map(|slice| match slice.content {
-            SliceContent::Chunk { digest, .. } => Some(digest),
-            SliceContent::Unreadable => None,
-        })
-        .collect()
+/// The chunks of a region, as often as slices name them.
+pub(super) fn chunks_of(map: &RegionMap) -> impl Iterator<Item = ChunkDigest> + '_ {
+    map.slices().iter().filter_map(|slice| match slice.content {
+        SliceContent::Chunk { digest, .. } => Some(digest),
+        SliceContent::Unreadable => None,
+    })
+}
+
+/// Which of these chunks a region holds. Few are asked about, and a region that
+/// was often changed has many slices: these are looked at and not gathered.
+pub(super) fn held_by(map: &RegionMap, asked: &[ChunkDigest]) -> HashSet<ChunkDigest> {
+    let mut sorted = asked.to_vec();
+    sorted.sort_unstable();
+    let is_asked = |digest: &ChunkDigest| sorted.binary_search(digest).is_ok();
+    chunks_of(map).filter(is_asked).collect()
 }
 
 fn not_known(digest: &ChunkDigest) -> Error {

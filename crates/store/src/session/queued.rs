@@ -1,14 +1,14 @@
 //! The chunks that a synchronization has on their way to a pack.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use backstop_core::{ChunkDigest, RegionMap};
 
 use super::names::chunks_of;
+use crate::digest_map::DigestMap;
 use crate::pack::frame::PlainFrame;
 
-type Lengths = HashMap<ChunkDigest, u32>;
+type Lengths = DigestMap<ChunkDigest, u32>;
 
 /// Chunks that wait in a run, or are on their way from there to a pack, with
 /// their plain lengths.
@@ -44,14 +44,11 @@ impl Queued {
     /// Whether any of a region's chunks is among them.
     pub(super) fn holds_any(&self, map: &RegionMap) -> bool {
         let queued = self.hold();
-        !queued.is_empty()
-            && chunks_of(map)
-                .iter()
-                .any(|digest| queued.contains_key(digest))
+        !queued.is_empty() && chunks_of(map).any(|digest| queued.contains_key(&digest))
     }
 
     pub(super) fn clear(&self) {
-        *lock(&self.0) = HashMap::new();
+        *lock(&self.0) = Lengths::default();
     }
 
     /// A run leaves for a pack.

@@ -1,5 +1,6 @@
 //! The calls of an agent on a synchronization, and what each waits for.
 
+use std::collections::HashSet;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
@@ -10,11 +11,11 @@ use backstop_core::{
 };
 use bytes::Bytes;
 
-use super::names::chunks_of;
+use super::names::held_by;
 use super::{MOST_SLICES, NODE_RUN, RUN, Session, too_many};
 use crate::commit::chunk_frame;
 use crate::map::node::Node;
-use crate::map::tree::NodeStore;
+use crate::map::tree::{NodeStore, as_leaf};
 
 #[async_trait]
 impl ReplicaWriter for Session {
@@ -31,12 +32,20 @@ impl ReplicaWriter for Session {
         if self.begin.deduplication == Deduplication::Vault {
             self.check_whole().await?;
             let lengths = self.sound_lengths(digests).await?;
-            return Ok(lengths.iter().map(Option::is_none).collect());
+            let needed: Vec<bool> = lengths.iter().map(Option::is_none).collect();
+            let mut absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+            for (digest, _) in digests.iter().zip(&needed).filter(|(_, needed)| **needed) {
+                absent.insert(digest);
+            }
+            return Ok(needed);
         }
-        let region = chunks_of(&self.region(at).await?);
+        let held = match self.leaf(at).await? {
+            Some(leaf) => held_by(as_leaf(&leaf)?, digests),
+            None => HashSet::new(),
+        };
         Ok(digests
             .iter()
-            .map(|digest| !self.may_name(&region, digest))
+            .map(|digest| !self.may_name(&held, digest))
             .collect())
     }
 
@@ -70,17 +79,13 @@ impl ReplicaWriter for Session {
             return Err(too_many("slices", &update.at));
         }
         let received = u32::try_from(update.chunks.len()).unwrap_or(u32::MAX);
-        {
-            let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-            for chunk in &update.chunks {
-                own.insert(&chunk.digest());
-            }
-        }
         let lacking = self.lacking(update.chunks).await?;
         let leaf = if map.is_hole() {
             None
-        } else {
+        } else if lacking.is_empty() {
             Some(self.nodes.put(Node::Leaf(map)).await?)
+        } else {
+            Some(self.nodes.put_new(Node::Leaf(map))?)
         };
         let run = {
             let mut state = self.state.lock().await;
@@ -128,11 +133,11 @@ impl ReplicaWriter for Session {
         })
     }
 
-    async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>> {
+    async fn slices(&self, at: &RegionAddress, within: Extent) -> Result<Vec<CheckSlice>> {
         let _relying = self.vault.gate.read().await;
         let map = self.region_to_compare(at).await?;
         self.flush_for(&map).await?;
-        let reading = crate::check::slices(&self.vault, &map, self.begin.verify);
+        let reading = crate::check::slices(&self.vault, &map, within, self.begin.verify);
         self.under_way.mark(reading).await
     }
 

@@ -7,7 +7,7 @@ use backstop_core::{
     ByteCount, ByteOffset, Codecs, Deduplication, ErrorKind, Extent, HashedChunk, NewPoint, Piece,
     PieceContent, PointFacts, PointId, RecoveryStore, RegionIndex, RegionUpdate, ReplicaState,
     ReplicaWriter, SliceContent, SnapshotId, SourceName, StreamName, StreamSpec, SynchronizationId,
-    Timestamp,
+    Timestamp, WHOLE_REGION,
 };
 
 use super::*;
@@ -382,7 +382,7 @@ async fn a_bad_entry_of_the_catalog_costs_its_own_range() {
         };
         store.begin(begin.clone()).await.unwrap();
         let check = store.vault.session(begin.id).unwrap();
-        let slices = check.slices(&update.at).await.unwrap();
+        let slices = check.slices(&update.at, WHOLE_REGION).await.unwrap();
         let lost = slices.iter().filter(|slice| slice.digest.is_none());
         let lost: u32 = lost.map(|slice| slice.length).sum();
         assert_eq!(lost as usize, if whole_pack { 2 * RUN } else { 64 << 10 });

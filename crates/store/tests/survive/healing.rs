@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use backstop_core::conformance::{StoreUnderTest, recovery_store_heals};
 use backstop_core::{
     ByteCount, ChunkDigest, ErrorKind, PointKind, REGION_LENGTH, RecoveryStore, RegionIndex,
-    ReplicaWriter, Result, StreamName, region_count,
+    ReplicaWriter, Result, StreamName, WHOLE_REGION, region_count,
 };
 use backstop_store::DedupStore;
 
@@ -144,7 +144,10 @@ async fn send_differences(writer: &dyn ReplicaWriter, machine: &Machine) -> Resu
         let end = (start + REGION_LENGTH as usize).min(machine.bytes.len());
         let mut differing: Vec<Range<usize>> = Vec::new();
         let mut at = start;
-        for slice in writer.slices(&images::address(region)).await? {
+        for slice in writer
+            .slices(&images::address(region), WHOLE_REGION)
+            .await?
+        {
             let run = start + slice.start as usize;
             let run = run..run + slice.length as usize;
             differing.extend(data_of(machine, at..run.start));

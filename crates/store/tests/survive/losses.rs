@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use backstop_core::{
     ErrorKind, RecoveryStore, RegionAddress, RegionIndex, ReplicaState, ReplicaWriter, SourceName,
-    StreamName,
+    StreamName, WHOLE_REGION,
 };
 use backstop_store::{Credential, DedupStore, VaultSettings};
 use futures::TryStreamExt;
@@ -47,7 +47,7 @@ async fn a_lost_pack_is_lost_to_all_who_were_under_way_and_to_nobody_later() {
         let writer = vault.begin(begin.clone()).await.unwrap();
         images::send(&*writer, machine).await.unwrap();
         // Into the pack that both share.
-        writer.slices(&at_start).await.unwrap();
+        writer.slices(&at_start, WHOLE_REGION).await.unwrap();
         begins.push(begin);
     }
     refuse_packs(&script);

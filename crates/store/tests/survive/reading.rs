@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use backstop_core::{ErrorKind, RecoveryStore, RegionAddress, RegionIndex};
+use backstop_core::{ErrorKind, RecoveryStore, RegionAddress, RegionIndex, WHOLE_REGION};
 use backstop_store::{Credential, DedupStore, DedupStoreBuilder};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -89,7 +89,7 @@ async fn a_pack_that_cannot_be_stored_fails_no_read_of_what_is_durable() {
         stream: 0,
         region: RegionIndex(0),
     };
-    writers[1].slices(&at_start).await.unwrap();
+    writers[1].slices(&at_start, WHOLE_REGION).await.unwrap();
     script.rule(|request, path| {
         if request == Request::Put && path.contains("packs/") {
             Action::Fail

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use backstop_core::{
     ErrorKind, PointKind, RecoveryStore, RegionIndex, ReplicaState, SnapshotId, StoreBegin,
-    SynchronizationId,
+    SynchronizationId, WHOLE_REGION,
 };
 use backstop_store::{Credential, DedupStore, DedupStoreBuilder, Takeover, VaultSettings};
 
@@ -188,7 +188,7 @@ async fn a_dropped_check_goes_on() {
     let writer = vault.begin(check.clone()).await.unwrap();
     for region in 0..7 {
         let at = images::address(region);
-        assert!(!writer.slices(&at).await.unwrap().is_empty());
+        assert!(!writer.slices(&at, WHOLE_REGION).await.unwrap().is_empty());
         writer.progress(0, RegionIndex(region + 1)).await.unwrap();
         assert_eq!(writer.resume_at(0), RegionIndex(region + 1), "it is live");
     }

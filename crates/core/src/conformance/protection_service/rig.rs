@@ -33,8 +33,8 @@ impl ReplicaWriter for AsWriter {
     async fn write(&self, update: RegionUpdate) -> Result<WriteOutcome> {
         self.0.write(update).await
     }
-    async fn slices(&self, at: &RegionAddress) -> Result<Vec<CheckSlice>> {
-        self.0.slices(at).await
+    async fn slices(&self, at: &RegionAddress, within: Extent) -> Result<Vec<CheckSlice>> {
+        self.0.slices(at, within).await
     }
     async fn block_digests(
         &self,

@@ -5,7 +5,7 @@ use crate::conformance::claim;
 use crate::conformance::model::{self, Edit};
 use crate::{
     Deduplication, ErrorKind, Piece, PieceContent, REGION_LENGTH, RegionAddress, RegionUpdate,
-    VerifiedChunk,
+    VerifiedChunk, WHOLE_REGION,
 };
 
 const REGION: u64 = REGION_LENGTH as u64;
@@ -38,7 +38,10 @@ pub(super) async fn a_missing_chunk_is_refused_and_nothing_changes(rig: &mut Rig
     let at = address(0, 0);
     let data = [5000, 6000].map(|length| model::noise(&mut rig.random, length));
     let [known, unknown] = [0, 1].map(|number: usize| model::chunk(&data[number]));
-    let before = claim::succeeds(run.writer.slices(&at).await, "slices are told");
+    let before = claim::succeeds(
+        run.writer.slices(&at, WHOLE_REGION).await,
+        "slices are told",
+    );
     claim::fails(
         run.writer
             .write(naming(at.clone(), &[&known, &unknown], &[&known]))
@@ -46,7 +49,10 @@ pub(super) async fn a_missing_chunk_is_refused_and_nothing_changes(rig: &mut Rig
         ErrorKind::ChunkMissing,
         "a write that names an unknown chunk is refused",
     );
-    let after = claim::succeeds(run.writer.slices(&at).await, "slices are told");
+    let after = claim::succeeds(
+        run.writer.slices(&at, WHOLE_REGION).await,
+        "slices are told",
+    );
     claim::equal(&after, &before, "a refused write changes nothing");
     let update = naming(at, &[&known, &unknown], &[&known, &unknown]);
     claim::succeeds(
@@ -114,13 +120,19 @@ pub(super) async fn others_chunks_can_not_be_named(rig: &mut Rig) {
             .all(|needed| *needed),
         "a chunk that only another source stored is needed",
     );
-    let before = claim::succeeds(run.writer.slices(&at).await, "slices are told");
+    let before = claim::succeeds(
+        run.writer.slices(&at, WHOLE_REGION).await,
+        "slices are told",
+    );
     claim::fails(
         run.writer.write(naming(at.clone(), &chunks, &[])).await,
         ErrorKind::ChunkMissing,
         "a chunk that only another source stored can't be named",
     );
-    let after = claim::succeeds(run.writer.slices(&at).await, "slices are told");
+    let after = claim::succeeds(
+        run.writer.slices(&at, WHOLE_REGION).await,
+        "slices are told",
+    );
     claim::equal(&after, &before, "a refused write changes nothing");
     rig.commit(&mut mine, &run).await;
     rig.head_holds(&mine).await;

@@ -7,8 +7,8 @@ use super::rig::{Rig, Run, Source, address};
 use crate::conformance::claim;
 use crate::conformance::model::{self, Edit, Model};
 use crate::{
-    ByteOffset, ChunkDigest, ErrorKind, Extent, PointId, REGION_LENGTH, RegionIndex, check_blocks,
-    region_count,
+    ByteOffset, ChunkDigest, ErrorKind, Extent, PointId, REGION_LENGTH, RegionIndex, WHOLE_REGION,
+    check_blocks, region_count,
 };
 
 const REGION: u64 = REGION_LENGTH as u64;
@@ -17,7 +17,10 @@ const REGION: u64 = REGION_LENGTH as u64;
 pub(super) async fn slices_tell(run: &Run, stream: usize, model: &Model) {
     for region in 0..region_count(model.length()) {
         let range = RegionIndex(region).extent(model.length());
-        let slices = run.writer.slices(&address(stream, region)).await;
+        let slices = run
+            .writer
+            .slices(&address(stream, region), WHOLE_REGION)
+            .await;
         let mut at = range.offset();
         for slice in claim::succeeds(slices, "slices are told") {
             let start = range.offset().0 + u64::from(slice.start);
@@ -89,6 +92,35 @@ pub(super) async fn slices_tell_the_replica(rig: &mut Rig) {
         run.write(0, &edit).await;
         source.model(0).apply(&edit);
         slices_tell(&run, 0, source.model(0)).await;
+    }
+}
+
+/// Few slices are told as they are among all.
+pub(super) async fn slices_within_are_those_that_touch(rig: &mut Rig) {
+    let (mut source, run) = varied(rig).await;
+    let mut ranges = vec![(0, 0), (0, 1), (REGION - 1, 1), (REGION, 5), (20_000, 3000)];
+    for _ in 0..20 {
+        ranges.push((rig.random.u64(..REGION), rig.random.u64(..40_000)));
+    }
+    for region in 0..region_count(source.model(0).length()) {
+        let at = address(0, region);
+        let all = claim::succeeds(
+            run.writer.slices(&at, WHOLE_REGION).await,
+            "slices are told",
+        );
+        for (start, length) in &ranges {
+            let within = model::extent(*start, *length);
+            let touch = all.iter().filter(|slice| {
+                let slice = model::extent(slice.start.into(), slice.length.into());
+                !slice.intersection(within).is_empty()
+            });
+            let told = run.writer.slices(&at, within).await;
+            claim::equal(
+                &claim::succeeds(told, "slices of a range are told"),
+                &touch.copied().collect::<Vec<_>>(),
+                &format!("the slices told of {within} are those of the region that touch it"),
+            );
+        }
     }
 }
 

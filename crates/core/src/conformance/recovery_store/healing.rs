@@ -5,7 +5,7 @@ use crate::conformance::claim;
 use crate::conformance::model::{self, Edit};
 use crate::{
     ErrorKind, ExtentSet, NoMonitor, PointId, PointKind, REGION_LENGTH, RecoveryPoint, RegionIndex,
-    VerifyOptions, VerifyReport, region_count,
+    VerifyOptions, VerifyReport, WHOLE_REGION, region_count,
 };
 
 const REGION: u64 = REGION_LENGTH as u64;
@@ -63,7 +63,7 @@ async fn verified(rig: &Rig) -> VerifyReport {
 async fn untold(run: &Run, source: &mut Source) -> usize {
     let mut untold = 0;
     for region in 0..region_count(source.model(0).length()) {
-        let slices = run.writer.slices(&address(0, region)).await;
+        let slices = run.writer.slices(&address(0, region), WHOLE_REGION).await;
         for slice in claim::succeeds(slices, "slices are told around damage") {
             claim::holds(
                 !slice.is_unreadable,

@@ -73,6 +73,7 @@ pub async fn recovery_store(make: impl AsyncFn() -> Arc<dyn StoreUnderTest>) {
         chunks::a_shared_domain_names_others_chunks,
         chunks::bad_updates_are_refused_and_nothing_changes,
         comparison::slices_tell_the_replica,
+        comparison::slices_within_are_those_that_touch,
         comparison::block_digests_tell_the_replica,
         comparison::equal_points_do_not_differ,
         comparison::differences_are_all_told,

@@ -1,16 +1,18 @@
-//! Which chunks a synchronization may name again without sending them.
+//! Chunks that a synchronization remembers, so many at most.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 
 use backstop_core::ChunkDigest;
 
-/// How many of its own chunks a synchronization remembers.
-const OWN_CHUNKS: usize = 32 << 10;
+use crate::digest_map::DigestSet;
 
-/// The chunks that this synchronization has sent, the oldest forgotten first.
+/// How many are remembered.
+const REMEMBERED: usize = 32 << 10;
+
+/// The latest chunks of some kind, the oldest forgotten first.
 #[derive(Debug, Default)]
-pub(super) struct OwnChunks {
-    known: HashSet<[u8; 16]>,
+pub(super) struct Recent {
+    known: DigestSet<[u8; 16]>,
     order: VecDeque<[u8; 16]>,
 }
 
@@ -20,11 +22,11 @@ fn start_of(digest: &ChunkDigest) -> [u8; 16] {
     start
 }
 
-impl OwnChunks {
+impl Recent {
     pub(super) fn insert(&mut self, digest: &ChunkDigest) {
         if self.known.insert(start_of(digest)) {
             self.order.push_back(start_of(digest));
-            if self.order.len() > OWN_CHUNKS
+            if self.order.len() > REMEMBERED
                 && let Some(oldest) = self.order.pop_front()
             {
                 self.known.remove(&oldest);
