@@ -3,8 +3,8 @@
 //! Two threads that write to one file wait for each other at its inode's lock,
 //! so there is one. Direct writes need offsets, lengths and addresses in
 //! multiples of a page: data that has them goes straight to the disk; other
-//! data is gathered into runs with what comes next, and the ragged ends of a
-//! run go through the page cache. No page is written both ways at once, since
+//! data is gathered into runs with what comes next, and short runs and the
+//! ragged ends of others go through the page cache. No page is written both ways at once, since
 //! there is one thread.
 
 use std::fs::File;
@@ -36,6 +36,11 @@ const RUNS: usize = 4;
 
 /// Shorter data is gathered even where it could go straight, in bytes.
 const STRAIGHT_LENGTH: usize = 256 << 10;
+
+/// Shorter runs go through the page cache, in bytes: scattered pages, as in an
+/// image that has grown into its holes, take longer one by one to the disk than
+/// the cache takes to write many of them in their order.
+const SHORT_LENGTH: usize = 32 << 10;
 
 /// The longest piece of one call that zeroes, in bytes: a device may take
 /// long, and a failure should be seen in time.
@@ -236,7 +241,12 @@ impl Writer {
     }
 
     fn put_run(&mut self, run: &Run) -> Result<()> {
-        self.put(run.page + run.skew as u64, &run.buffer[run.skew..run.end])
+        let (at, data) = (run.extent().offset().0, &run.buffer[run.skew..run.end]);
+        if data.len() < SHORT_LENGTH {
+            self.put_cached(at, data)
+        } else {
+            self.put(at, data)
+        }
     }
 
     /// Writes to the file. The whole pages go directly if their addresses

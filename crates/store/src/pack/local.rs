@@ -28,8 +28,9 @@ const BLOCK: usize = 4096;
 /// How much is gathered before it is written, in bytes.
 const BUFFER: usize = 1 << 20;
 
-/// How many files are kept open for reading.
-const OPEN_FILES: usize = 32;
+/// How many files are kept open for reading: a region of an image that is changed
+/// daily lies in some twenty packs, its neighbours in the same.
+const OPEN_FILES: usize = 128;
 
 /// Files kept open by their path, the one used last at the end.
 type OpenFiles = Vec<(String, Arc<File>)>;
