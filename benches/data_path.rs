@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use backstop::memory::{MemorySource, MemoryTarget};
 use backstop::{
-    Agent, ByteCount, ByteOffset, Changes, ChunkDigest, Chunker, Codecs, Credential, DedupStore,
-    Extent, ExtentSet, HashedChunk, ProtectionServer, RecoveryPoint, StreamName,
+    Agent, ByteCount, ByteOffset, Changes, ChunkDigest, Chunker, Codecs, CollectOptions,
+    Credential, DedupStore, Extent, ExtentSet, HashedChunk, Maintenance, NoMonitor,
+    ProtectionServer, RecoveryPoint, StreamName,
 };
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -38,6 +39,7 @@ fn data(length: usize, seed: u64) -> Vec<u8> {
 
 /// A server over a new vault, and an agent of it.
 struct Rig {
+    vault: DedupStore,
     server: ProtectionServer,
     agent: Agent,
 }
@@ -47,12 +49,16 @@ impl Rig {
         let vault = DedupStore::at("memory://").with_credential(Credential::key([1; 32]));
         let vault = vault.create().await.unwrap();
         let server = ProtectionServer::builder()
-            .with_vault(vault)
+            .with_vault(vault.clone())
             .build()
             .await
             .unwrap();
         let agent = Agent::new(server.service()).with_seed(7);
-        Self { server, agent }
+        Self {
+            vault,
+            server,
+            agent,
+        }
     }
 
     async fn protect(&self, name: &str, bytes: &Bytes, changes: Changes) -> RecoveryPoint {
@@ -108,6 +114,59 @@ fn ingest(c: &mut Criterion) {
                     })
                 },
                 |rig| runtime.block_on(rig.protect("vm", &bytes, Changes::Unknown)),
+                BatchSize::PerIteration,
+            );
+        });
+    }
+    group.finish();
+}
+
+/// New data while the vault gives back what half of another image has left, one
+/// collection after the other; and the same data alone, in a vault like it.
+fn beside(c: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let bytes = Bytes::from(data(IMAGE, 8));
+    let before = data(IMAGE, 9);
+    let mut after = before.clone();
+    for (at, page) in data(IMAGE, 10).chunks(8 * MIB).enumerate().step_by(2) {
+        after[at * 8 * MIB..][..page.len()].copy_from_slice(page);
+    }
+    let (before, after) = (Bytes::from(before), Bytes::from(after));
+    let worn = || {
+        runtime.block_on(async {
+            let rig = Rig::new().await;
+            let first = rig.protect("worn", &before, Changes::Unknown).await;
+            rig.protect("worn", &after, Changes::Unknown).await;
+            rig.vault.expire(&[first.id]).await.unwrap();
+            rig
+        })
+    };
+    let mut group = c.benchmark_group("beside a collection");
+    group
+        .throughput(Throughput::Bytes(IMAGE as u64))
+        .sample_size(10);
+    for (name, collects) in [("alone", false), ("beside", true)] {
+        group.bench_function(name, |b| {
+            b.iter_batched(
+                worn,
+                |rig| {
+                    runtime.block_on(async {
+                        let collecting = async {
+                            let mut options = CollectOptions::default();
+                            options.most_dead = 0;
+                            if !collects {
+                                std::future::pending::<()>().await;
+                            }
+                            loop {
+                                rig.vault.collect(&options, &NoMonitor).await.unwrap();
+                            }
+                        };
+                        tokio::select! {
+                            point = rig.protect("vm", &bytes, Changes::Unknown) => point,
+                            () = collecting => unreachable!("it goes on and on"),
+                        }
+                    })
+                },
                 BatchSize::PerIteration,
             );
         });
@@ -271,6 +330,6 @@ fn points(c: &mut Criterion) {
 criterion_group! {
     name = data_path;
     config = Criterion::default().measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_millis(500));
-    targets = chunking, ingest, apply, recover, points
+    targets = chunking, ingest, beside, apply, recover, points
 }
 criterion_main!(data_path);

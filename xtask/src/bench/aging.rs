@@ -24,6 +24,9 @@ pub const KEPT: u32 = 14;
 /// The row of the days.
 pub const DAY: &str = "aging-day";
 
+/// The row of what is left of all days.
+pub const SPACE: &str = "aging-space";
+
 /// The row of restores.
 pub const RESTORE: &str = "aging-restore";
 
@@ -90,7 +93,45 @@ fn live(lab: &Lab, samples: &mut Samples, tool: Tool, image: &Path) -> Outcome<(
             restore(lab, samples, &vault, (&point, &name), image, day)?;
         }
     }
+    if tool == Tool::Ours {
+        space(lab, samples, &vault, image, &list)?;
+    }
     vault.remove()
+}
+
+/// How much is left when everything but the newest point has expired, beside a fresh vault of it.
+fn space(
+    lab: &Lab,
+    samples: &mut Samples,
+    vault: &Repository,
+    image: &Path,
+    list: &Path,
+) -> Outcome<()> {
+    let mut cost = Cost::default();
+    let mut run = |mut command: std::process::Command| -> Outcome<()> {
+        cost.wall_s += lab.quiet_run(&mut command)?.0.wall_s;
+        Ok(())
+    };
+    run(vault.ours(&["fold", "--all", "--worth", "101"]))?;
+    // What was folded comes into a point with the next synchronization.
+    write_extents(&[], list)?;
+    run(vault.protect("vm", image, Some(list)))?;
+    run(vault.ours(&["expire", "--all", "--keep-last", "1", "--min-age", "0s"]))?;
+    run(vault.ours(&["collect", "--most-dead", "3"]))?;
+    // What was moved leaves packs behind, which wait for the next run at most.
+    run(vault.ours(&["collect", "--most-dead", "3"]))?;
+    let fresh = Repository::create(lab, Tool::Ours, "aging-fresh", Unlock::KeyFile)?;
+    lab.protect(&fresh, "aging-fresh", "vm", image, None)?;
+    samples.add(Sample {
+        row: SPACE.to_owned(),
+        tool: Tool::Ours,
+        cost,
+        facts: BTreeMap::from([
+            ("stored_bytes", vault.stored_bytes()?),
+            ("fresh_bytes", fresh.stored_bytes()?),
+        ]),
+    });
+    fresh.remove()
 }
 
 /// What looking after a repository cost.

@@ -216,6 +216,7 @@ fn ready_images(options: &Options, root: &Path) -> Outcome<Images> {
         Row::Update,
         Row::Churn,
         Row::LargeIndex,
+        Row::Care,
     ];
     let folder = root.join("images");
     if let Some(given) = std::env::var_os("BACKSTOP_CORPUS") {

@@ -5,6 +5,8 @@
 
 pub mod aging;
 pub mod aging_plot;
+pub mod care;
+pub mod care_targets;
 pub mod check;
 pub mod churn;
 pub mod growth;
@@ -48,7 +50,7 @@ pub struct Options {
     /// Measure with this program instead of building the sample command line
     #[arg(long, value_name = "PATH")]
     pub cli: Option<PathBuf>,
-    /// Only these rows (all but growth, large-index and aging if not given)
+    /// Only these rows (all but growth, large-index, aging and care if not given)
     #[arg(long, value_name = "ROWS", value_delimiter = ',')]
     pub only: Vec<Row>,
     /// Keep images and vaults
@@ -69,6 +71,9 @@ pub struct Options {
     /// Also let vaults grow old: `--days` of scattered change, expiry and collection
     #[arg(long)]
     pub aging: bool,
+    /// Also measure how fast a vault is verified and rebuilt
+    #[arg(long)]
+    pub care: bool,
     /// For how many days
     #[arg(long, value_name = "N", default_value_t = 60)]
     pub days: u32,
@@ -104,6 +109,8 @@ pub enum Row {
     LargeIndex,
     /// Many days of change, expiry and collection
     Aging,
+    /// Verifying and rebuilding
+    Care,
 }
 
 impl Options {
@@ -112,6 +119,7 @@ impl Options {
             Row::Growth => Some(self.growth),
             Row::LargeIndex => Some(self.large_index),
             Row::Aging => Some(self.aging),
+            Row::Care => Some(self.care),
             _ => None,
         };
         let listed = self.only.contains(&row);
@@ -143,7 +151,7 @@ fn measure_all(lab: &Lab, samples: &mut Samples) -> Outcome<()> {
     if spine.iter().any(|row| lab.options.wants(*row)) {
         timed("the main rows", || spine::measure(lab, samples))?;
     }
-    let groups: [(Row, &str, Group); 8] = [
+    let groups: [(Row, &str, Group); 9] = [
         (Row::Unlock, "unlocking", unlock::measure),
         (Row::Check, "consistency check", check::measure),
         (Row::Scattered, "scattered pages", scattered::measure),
@@ -152,6 +160,7 @@ fn measure_all(lab: &Lab, samples: &mut Samples) -> Outcome<()> {
         (Row::Growth, "growth", growth::measure),
         (Row::LargeIndex, "a large index", large::measure),
         (Row::Aging, "growing old", aging::measure),
+        (Row::Care, "care", care::measure),
     ];
     for (row, name, measure) in groups {
         let mounts = matches!(row, Row::Update | Row::Churn);

@@ -1,5 +1,6 @@
 //! What was promised, held beside what was measured.
 
+use crate::bench::care_targets;
 use crate::bench::growth::{CHANGES_PERMILLE, SIZES_GIB};
 use crate::bench::machine::cores;
 use crate::bench::samples::{Samples, bend, line};
@@ -85,6 +86,7 @@ pub fn claims(samples: &Samples) -> Vec<Claim> {
     claims.push(peak(s));
     claims.extend(large_index(s));
     claims.extend(growth(s));
+    claims.extend(care_targets::claims(s));
     claims.push(busy(s));
     claims
 }
@@ -101,7 +103,7 @@ fn claim(what: &str, limit: f64, unit: &'static str, figure: Option<f64>, detail
 }
 
 /// A ratio of two measured figures, told with both.
-fn ratio(
+pub fn ratio(
     what: &str,
     limit: f64,
     ours: Option<f64>,
