@@ -33,13 +33,18 @@ pub struct CollectOptions {
     /// write them or delete them. Finding out what is needed counts, and is
     /// always done to its end.
     pub most_requests: Option<u64>,
+    /// A synchronization that could be continued, and with which nobody went on
+    /// for so long by the vault's time, is given up: what it has sent is not
+    /// needed any more. One whose maps are damaged is given up at once. The next
+    /// one starts over.
+    pub most_unfinished_age: Duration,
     /// What the memory for marking may be. Where the vault holds more chunks
     /// than fit (12 bytes each), only some of its packs are looked at.
     pub memory: ByteCount,
 }
 
 impl Default for CollectOptions {
-    /// A tenth may stay; no other bound; 160 MiB, which is enough for 13 million chunks.
+    /// A tenth may stay; 30 days for what is unfinished; no other bound; 160 MiB, which is enough for 13 million chunks.
     fn default() -> Self {
         Self {
             dry_run: false,
@@ -48,6 +53,7 @@ impl Default for CollectOptions {
             most_rewritten: ByteCount(u64::MAX),
             most_time: None,
             most_requests: None,
+            most_unfinished_age: Duration::from_hours(30 * 24),
             memory: ByteCount(160 << 20),
         }
     }
@@ -83,6 +89,10 @@ pub struct CollectReport {
     /// good.
     #[serde(default)]
     pub purged: u64,
+    /// Unfinished synchronizations that were given up: nobody had gone on with them
+    /// for too long, or their maps are damaged.
+    #[serde(default)]
+    pub given_up: u64,
     /// Map nodes that were read: each once, however many points share it.
     pub nodes: u64,
     /// Chunks, map nodes and records that are needed, of the packs that were
@@ -118,7 +128,7 @@ pub struct CollectReport {
     /// Packs that stay whole because they can't be read; verify and heal them.
     pub unreadable: Objects,
     /// Packs that the catalog does not know and that were written by owners
-    /// which did not close: deleted, as nothing refers to them.
+    /// which did not close: condemned, as nothing refers to them.
     pub orphans: Objects,
     /// The same, kept: they hold recovery points that the catalog has lost.
     pub lost_points: Objects,

@@ -36,6 +36,7 @@ pub(crate) const SYNCHRONIZATIONS: u8 = b'y';
 pub(crate) const UNFINISHED: u8 = b'u';
 pub(crate) const FOLDED: u8 = b'f';
 pub(crate) const CONDEMNED: u8 = b'd';
+pub(crate) const BAD: u8 = b'b';
 pub(crate) const EVENTS: u8 = b'l';
 pub(crate) const LEDGER: &[u8] = b"h";
 pub(crate) const USAGE: u8 = b'q';
@@ -361,6 +362,11 @@ impl Catalog {
     /// The key of a frame in the index.
     pub(crate) fn chunk_key(&self, content: Content, digest: &ChunkDigest) -> [u8; 17] {
         prefixed(CHUNKS, self.seal.digest_key(content.code(), digest))
+    }
+
+    /// The key under which it stands that a frame is bad.
+    pub(crate) fn bad_key(&self, content: Content, digest: &ChunkDigest) -> [u8; 17] {
+        prefixed(BAD, self.seal.digest_key(content.code(), digest))
     }
 
     fn source_hash(&self, source: &SourceName) -> [u8; 16] {

@@ -173,7 +173,7 @@ async fn fetch<T: Send + 'static>(
     let (mut decoded, again) = read_again(vault, &held, decoded).await?;
     for (at, error) in std::mem::take(&mut decoded.failed) {
         let (chunk, _) = &again[at];
-        vault.index.mark_bad(Content::Chunk, &chunk.digest);
+        vault.index.mark_bad(Content::Chunk, &chunk.digest).await;
         let error = |_| Error::new(error.kind(), error.context());
         let parts = chunk.parts.iter();
         missing.extend(parts.enumerate().map(|(n, part)| (*part, error(n))));

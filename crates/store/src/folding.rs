@@ -21,7 +21,7 @@ use backstop_core::{
 };
 use bytes::Bytes;
 
-use crate::catalog::{Batch, FOLDED};
+use crate::catalog::Batch;
 use crate::dedup_store::DedupStore;
 use crate::failure;
 use crate::fetch;
@@ -113,19 +113,8 @@ impl Drop for Held<'_> {
     }
 }
 
-/// Forgets all folded maps: the next synchronizations start from the points'
-/// own.
-pub(crate) async fn forget_all(vault: &Vault) -> Result<()> {
-    let _one = vault.commit.lock().await;
-    let mut batch = Batch::default();
-    let mut folded = vault.catalog.scan(&[FOLDED]).await?;
-    while let Some((key, _)) = folded.next().await? {
-        batch.delete(&key);
-    }
-    vault.commit_batch(batch).await
-}
-
-/// The same for one source.
+/// Forgets the folded maps of a source: the next synchronization starts from the
+/// point's own.
 pub(crate) async fn forget(vault: &Vault, source: &SourceName) -> Result<()> {
     let _one = vault.commit.lock().await;
     let key = vault.catalog.folded_key(source);

@@ -297,6 +297,7 @@ pub fn seeds() -> backstop_core::Result<Vec<(&'static str, String, Vec<u8>)>> {
             map: image,
             next_region: 17,
         }],
+        at: backstop_core::Timestamp(1_700_000_000_000),
         bytes_added: 123_456,
         plain_bytes_added: 234_567,
     };

@@ -45,6 +45,11 @@ impl Nodes {
         self.cache.invalidate_all();
         self.reader.forget_cached();
     }
+
+    /// A node that was read or written lately.
+    pub(crate) fn cached(&self, digest: &ChunkDigest) -> Option<Arc<Node>> {
+        self.cache.get(digest)
+    }
 }
 
 #[async_trait]
@@ -59,7 +64,7 @@ impl NodeSource for Nodes {
             .await?;
         let node = Node::decode(&bytes);
         if node.is_err() {
-            self.reader.index.mark_bad(Content::Node, digest);
+            self.reader.index.mark_bad(Content::Node, digest).await;
         }
         let node = Arc::new(node?);
         self.cache.insert(*digest, Arc::clone(&node));
@@ -150,6 +155,15 @@ impl NewNodes {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Fresh> {
         self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those that wait, or are on their way to a pack.
+    pub(crate) fn unstored(&self) -> Vec<(ChunkDigest, Arc<Node>)> {
+        let fresh = self.lock();
+        let nodes = fresh.nodes.iter();
+        nodes
+            .map(|(digest, node)| (*digest, Arc::clone(node)))
+            .collect()
     }
 
     /// How many bytes wait.

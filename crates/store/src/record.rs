@@ -74,6 +74,15 @@ pub(crate) struct CondemnedPack {
     pub(crate) readers: Option<Vec<String>>,
 }
 
+/// A frame that can't be read where the index says that it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BadFrame {
+    /// The code of its content.
+    pub(crate) content: u8,
+    #[serde(with = "digest_text")]
+    pub(crate) digest: Option<ChunkDigest>,
+}
+
 /// A replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ReplicaEntry {
@@ -95,6 +104,8 @@ pub(crate) struct UnfinishedEntry {
     #[serde(default)]
     pub(crate) maps_lost: bool,
     pub(crate) streams: Vec<UnfinishedStream>,
+    /// When somebody last went on with it, by the vault's time.
+    pub(crate) at: Timestamp,
     pub(crate) bytes_added: u64,
     #[serde(default)]
     pub(crate) plain_bytes_added: u64,

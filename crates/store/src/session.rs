@@ -8,6 +8,7 @@ mod names;
 mod queued;
 mod recent;
 mod replica_writer;
+mod roots;
 #[cfg(test)]
 mod tests;
 
@@ -403,11 +404,6 @@ impl Session {
         Ok((Settled { maps, added }, claim))
     }
 
-    /// The maps that are needed whatever becomes of this session.
-    pub(crate) fn claimed(&self) -> Vec<ImageMap> {
-        self.claims.all()
-    }
-
     /// Adds frames of the commit itself, such as the manifest.
     pub(crate) async fn append(&self, kind: PackKind, frames: Vec<PlainFrame>) -> Result<Added> {
         let plain_bytes = match kind {
@@ -470,6 +466,7 @@ impl Session {
                     next_region,
                 })
                 .collect(),
+            at: self.vault.time().await?.time,
             bytes_added: settled.added.bytes,
             plain_bytes_added: settled.added.plain_bytes,
         };

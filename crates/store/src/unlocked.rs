@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use backstop_core::{Codecs, Result};
+use backstop_core::{ChunkDigest, Codecs, Result};
 
 use crate::builder::{Options, PACKS};
 use crate::catalog::{CONDEMNED, COUNTERS, Catalog, NEXT_PACK, pack_number};
@@ -16,7 +16,8 @@ use crate::logs;
 use crate::nodes::Nodes;
 use crate::orphans;
 use crate::owner::Ownership;
-use crate::pack::index::Index;
+use crate::pack::frame::Content;
+use crate::pack::index::{Index, bad_frames};
 use crate::pack::reader::PackReader;
 use crate::pack::sink::PackStore;
 use crate::pack::writer::{PackWriter, PackWriterParts};
@@ -56,6 +57,7 @@ struct OwnCounters {
     next_number: u64,
     next_sequence: u64,
     condemned: Vec<u64>,
+    bad: Vec<(Content, ChunkDigest)>,
     ledger: Ledger,
 }
 
@@ -194,6 +196,7 @@ impl Unlocked {
             next_number,
             next_sequence,
             condemned,
+            bad: bad_frames::kept(catalog).await?,
             ledger: Ledger::load(catalog).await?,
         };
         Ok((packs, counters))
@@ -261,7 +264,7 @@ impl Unlocked {
         self,
         catalog: Catalog,
         packs: Arc<dyn PackStore>,
-        owned: Option<Owned>,
+        mut owned: Option<Owned>,
         beside: Beside,
     ) -> DedupStore {
         let Options {
@@ -289,8 +292,9 @@ impl Unlocked {
                 next_number: owned.counters.next_number,
             })
         });
-        if let Some(owned) = &owned {
+        if let Some(owned) = &mut owned {
             index.condemn(owned.counters.condemned.iter().copied());
+            index.remember_bad(std::mem::take(&mut owned.counters.bad));
         }
         let reader = Arc::new(PackReader::new(packs, Arc::clone(&index), writer));
         let codecs = Arc::new(Codecs::new(level));

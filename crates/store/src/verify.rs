@@ -220,7 +220,7 @@ async fn check(vault: &Arc<Vault>, part: Part) -> Result<Checked> {
         let located = vault.index.locate_indexed(content, &[digest]).await?;
         // Another copy may have taken its place.
         if located.iter().flatten().any(|at| at.pack == part.number) {
-            vault.index.mark_bad(content, &digest);
+            vault.index.mark_bad(content, &digest).await;
             damaged.push((content, digest));
         }
     }

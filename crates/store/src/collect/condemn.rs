@@ -7,12 +7,12 @@ use backstop_core::Result;
 
 use super::inventory::Inventory;
 use super::{Run, count_packs};
-use crate::catalog::{Batch, CONDEMNED, numbered_key};
+use crate::catalog::{Batch, CONDEMNED, NEXT_PACK, PACKS, numbered_key};
 use crate::ledger::{self, Event, PER_EVENT};
 use crate::maintenance::to_its_end;
 use crate::pack::name::PackName;
 use crate::readers;
-use crate::record::{self, CondemnedPack};
+use crate::record::{self, CondemnedPack, NextPack, PackRecord};
 use crate::vault::Vault;
 
 /// Condemns the packs in which nothing is needed, all in one step; gives their
@@ -70,26 +70,58 @@ async fn condemn_now(
     vault.index.condemn(numbers.iter().copied());
     vault.reading.condemned(numbers.clone());
     drop(all);
-    let mut condemned = CondemnedPack {
-        at: vault.clock.now(),
-        readers: None,
-    };
     let names: Vec<PackName> = chosen
         .iter()
         .map(|at| inventory.packs[*at].record.name)
         .collect();
-    let events = names.chunks(PER_EVENT).map(|packs| Event::Condemned {
-        packs: packs.to_vec(),
-    });
+    let mut condemned = CondemnedPack {
+        at: vault.clock.now(),
+        readers: None,
+    };
     {
         let _one = vault.commit.lock().await;
-        ledger::commit(vault, batch(&numbers, &condemned)?, events.collect()).await?;
+        ledger::commit(vault, batch(&numbers, &condemned)?, events(&names)).await?;
     }
     // After the flush: who registers from now on finds them condemned. If this
     // is lost, it is found out again, of later readers too.
     condemned.readers = Some(readers::registered(&vault.place, vault.clock.now()).await?);
     vault.catalog.write(batch(&numbers, &condemned)?).await?;
     Ok(chosen)
+}
+
+/// Condemns packs that the catalog did not know: nobody relies on them, or reads
+/// them. They get numbers and records, so that they are deleted as others are.
+pub(super) async fn unknown(vault: &Arc<Vault>, packs: Vec<PackRecord>) -> Result<()> {
+    let vault = Arc::clone(vault);
+    to_its_end(async move { unknown_now(&vault, &packs).await }).await
+}
+
+async fn unknown_now(vault: &Vault, packs: &[PackRecord]) -> Result<()> {
+    let condemned = CondemnedPack {
+        at: vault.clock.now(),
+        readers: Some(Vec::new()),
+    };
+    let _one = vault.commit.lock().await;
+    let reserved = vault.writer()?.reserve_numbers(packs.len() as u64).await;
+    let numbers: Vec<u64> = reserved.numbers.clone().collect();
+    vault.index.condemn(numbers.iter().copied());
+    let mut batch = batch(&numbers, &condemned)?;
+    for (number, record) in numbers.iter().zip(packs) {
+        batch.put(&numbered_key(PACKS, *number), &record::encode(record)?);
+    }
+    // Or the next owner would give a number of theirs to a pack that is needed.
+    let number = reserved.numbers.end;
+    batch.put(NEXT_PACK, &record::encode(&NextPack { number })?);
+    let names: Vec<PackName> = packs.iter().map(|record| record.name).collect();
+    ledger::commit(vault, batch, events(&names)).await
+}
+
+/// What the ledger tells of condemned packs.
+fn events(names: &[PackName]) -> Vec<Event> {
+    let events = names.chunks(PER_EVENT).map(|packs| Event::Condemned {
+        packs: packs.to_vec(),
+    });
+    events.collect()
 }
 
 fn batch(numbers: &[u64], condemned: &CondemnedPack) -> Result<Batch> {

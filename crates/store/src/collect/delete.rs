@@ -8,21 +8,23 @@
 //! pack stays condemned, is told, and is tried again by the next run.
 //!
 //! A frame may stand in other packs too, and somebody may rely on it there:
-//! its entry then comes to name that copy.
+//! its entry then comes to name that copy, once it was read ([`copies`]).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use backstop_core::{ChunkDigest, ErrorKind, Objects, Result};
+use backstop_core::{ErrorKind, Objects, Result};
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
 
-use super::Run;
+use super::copies::{self, Frame};
 use super::inventory::Inventory;
+use super::{Judged, Run};
 use crate::catalog::{Batch, CONDEMNED, PACKS, numbered_key, pack_number};
 use crate::failure;
-use crate::pack::frame::Content;
-use crate::pack::index::Location;
+use crate::pack::index::{Location, Pack};
+use crate::pack::salvage::{self, Salvaged};
+use crate::pack::table::FOOTER_LENGTH;
 use crate::readers;
 use crate::record::{self, CondemnedPack, PackRecord};
 use crate::vault::Vault;
@@ -33,10 +35,24 @@ const TOGETHER: usize = 16;
 /// How many entries of the index are looked at while nobody else changes it.
 const AT_ONCE: usize = 256;
 
-type Frame = (Content, ChunkDigest);
+/// What a frame that is remembered may take here, in bytes.
+const FRAME: u64 = 256;
 
-/// Deletes what is condemned and not needed by a reader.
-pub(super) async fn condemned(run: &mut Run<'_>, inventory: &Arc<Inventory>) -> Result<()> {
+/// A pack to be deleted.
+struct Doomed {
+    number: u64,
+    record: Option<PackRecord>,
+    /// The frames whose entries name it.
+    named: Vec<(Frame, Location)>,
+}
+
+/// Deletes what is condemned and not needed by a reader. Before it is `judged`
+/// what is needed, all may be.
+pub(super) async fn condemned(
+    run: &mut Run<'_>,
+    inventory: &Arc<Inventory>,
+    judged: Judged,
+) -> Result<()> {
     let vault = run.vault;
     let mut all = Vec::new();
     let mut entries = vault.catalog.scan(&[CONDEMNED]).await?;
@@ -82,14 +98,65 @@ pub(super) async fn condemned(run: &mut Run<'_>, inventory: &Arc<Inventory>) -> 
     }
     vault.catalog.write(found_out).await?;
     run.report.readers = waits_for.len() as u64 + reading_here;
-    for packs in free.chunks(TOGETHER) {
+    let mut free = free.into_iter().peekable();
+    while free.peek().is_some() {
         if run.is_spent() {
             run.report.is_partial = true;
             break;
         }
-        delete(run, inventory, packs).await?;
+        let doomed = gather(run, inventory, &mut free).await?;
+        // Where these are is found out for all of them at once: it may take the
+        // tables of all packs that were passed over.
+        let named = doomed.iter().flat_map(|pack| &pack.named).copied();
+        let others = copies::others(vault, inventory, judged, named.collect()).await?;
+        for packs in doomed.chunks(TOGETHER) {
+            if run.is_spent() {
+                run.report.is_partial = true;
+                break;
+            }
+            delete(run, packs, &others).await?;
+        }
     }
     vault.catalog.flush().await
+}
+
+/// The next packs to be deleted, and what the index says of them: as many as are
+/// deleted together; where packs were passed over, as many as fit into the memory.
+async fn gather(
+    run: &mut Run<'_>,
+    inventory: &Inventory,
+    free: &mut impl Iterator<Item = (u64, Option<PackRecord>)>,
+) -> Result<Vec<Doomed>> {
+    let vault = run.vault;
+    let most_frames = run.options.memory.0 / FRAME;
+    let mut doomed: Vec<Doomed> = Vec::new();
+    let mut named_frames = 0;
+    for (number, record) in free {
+        let mut named = Vec::new();
+        if let Some(record) = &record {
+            run.report.requests += 1;
+            match frames(vault, number, record).await {
+                Ok(frames) => named = naming(vault, number, &frames).await?,
+                Err(error) => {
+                    // It must not hold up the others.
+                    tracing::warn!(pack = %record.name, %error, "a condemned pack can't be deleted now");
+                    run.report.waiting.add(record.bytes);
+                    continue;
+                }
+            }
+        }
+        named_frames += named.len() as u64;
+        doomed.push(Doomed {
+            number,
+            record,
+            named,
+        });
+        let is_full = inventory.passed_over.is_empty() || named_frames >= most_frames;
+        if is_full && doomed.len() >= TOGETHER {
+            break;
+        }
+    }
+    Ok(doomed)
 }
 
 async fn pack_record(vault: &Vault, number: u64) -> Result<Option<PackRecord>> {
@@ -102,47 +169,25 @@ async fn pack_record(vault: &Vault, number: u64) -> Result<Option<PackRecord>> {
 /// Deletes packs, each with what the catalog tells of it.
 async fn delete(
     run: &mut Run<'_>,
-    inventory: &Arc<Inventory>,
-    packs: &[(u64, Option<PackRecord>)],
+    packs: &[Doomed],
+    others: &HashMap<Frame, Location>,
 ) -> Result<()> {
     let vault = run.vault;
-    let mut gone: Vec<(u64, Option<&PackRecord>)> = Vec::new();
-    let mut entries: HashMap<u64, Vec<Frame>> = HashMap::new();
-    for (number, record) in packs {
-        let Some(record) = record else {
-            gone.push((*number, None));
-            continue;
-        };
-        run.report.requests += 1;
-        match frames(vault, *number).await {
-            Ok(frames) => {
-                gone.push((*number, Some(record)));
-                entries.insert(*number, frames);
-            }
-            Err(error) => {
-                // It must not hold up the others.
-                tracing::warn!(pack = %record.name, %error, "a condemned pack can't be deleted now");
-                run.report.waiting.add(record.bytes);
-            }
-        }
-    }
-    let mut named = Vec::new();
-    for (number, frames) in &entries {
-        named.extend(naming(vault, *number, frames).await?);
-    }
-    let others = others(vault, inventory, named.iter().copied().collect()).await?;
+    let numbers: Vec<u64> = packs.iter().map(|pack| pack.number).collect();
+    let named: Vec<Frame> = packs
+        .iter()
+        .flat_map(|pack| pack.named.iter().map(|(frame, _)| *frame))
+        .collect();
     for frames in named.chunks(AT_ONCE) {
-        let packs: HashSet<u64> = entries.keys().copied().collect();
-        release(vault, &packs, frames, &others).await?;
+        release(vault, &numbers, frames, others).await?;
     }
     vault.catalog.flush().await?;
-    let numbers: Vec<u64> = gone.iter().map(|(number, _)| *number).collect();
     vault.index.forget(&numbers);
-    let objects = gone.iter().filter_map(|(number, record)| {
-        let record = (*record)?;
+    let objects = packs.iter().filter_map(|pack| {
+        let record = pack.record.as_ref()?;
         Some(async move {
             let path = record.name.path(record.kind);
-            (*number, vault.reader.store.delete(&path).await)
+            (pack.number, vault.reader.store.delete(&path).await)
         })
     });
     let mut locked = HashSet::new();
@@ -158,9 +203,9 @@ async fn delete(
     // Or power loss could bring them back, unknown.
     vault.place.sync(FOLDER)?;
     let mut batch = Batch::default();
-    for (number, record) in &gone {
+    for Doomed { number, record, .. } in packs {
         run.report.requests += u64::from(record.is_some());
-        let bytes = record.map(|record| record.bytes);
+        let bytes = record.as_ref().map(|record| record.bytes);
         if locked.contains(number) {
             run.report.locked.add(bytes.unwrap_or_default());
             continue;
@@ -178,9 +223,9 @@ async fn delete(
 /// The folder of packs.
 const FOLDER: &str = "packs";
 
-/// The frames of a pack; none of one whose table is damaged or gone: what the
-/// index says of it stays, and is found to be wrong by who asks.
-async fn frames(vault: &Vault, number: u64) -> Result<Vec<Frame>> {
+/// The frames of a pack. Of one whose table is damaged, those that can be read:
+/// what the index says of others stays, and is found to be wrong by who asks.
+async fn frames(vault: &Vault, number: u64, record: &PackRecord) -> Result<Vec<Frame>> {
     match vault.index.table(number).await {
         Ok((_, entries)) => Ok(entries
             .iter()
@@ -188,7 +233,15 @@ async fn frames(vault: &Vault, number: u64) -> Result<Vec<Frame>> {
             .collect()),
         Err(error) if failure::is_damage(&error) => {
             tracing::warn!(pack = number, %error, "a condemned pack's table can't be read");
-            Ok(Vec::new())
+            let pack = Pack::of(record, &vault.seal).await?;
+            let tail = FOOTER_LENGTH as u64 + u64::from(record.table_bytes);
+            let end = record.bytes.saturating_sub(tail);
+            let found = salvage::frames(&vault.reader, &pack, end, &vault.codecs).await?;
+            let whole = found.iter().filter_map(|frame| match frame {
+                Salvaged::Whole(entry) => Some((entry.header.content, entry.digest)),
+                Salvaged::Damaged => None,
+            });
+            Ok(whole.collect())
         }
         // Its object went before a crash.
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -199,13 +252,13 @@ async fn frames(vault: &Vault, number: u64) -> Result<Vec<Frame>> {
     }
 }
 
-/// The frames whose entries name a pack.
-async fn naming(vault: &Vault, number: u64, frames: &[Frame]) -> Result<Vec<Frame>> {
+/// The frames whose entries name a pack, and where in it.
+async fn naming(vault: &Vault, number: u64, frames: &[Frame]) -> Result<Vec<(Frame, Location)>> {
     let mut naming = Vec::new();
     for frames in frames.chunks(AT_ONCE) {
         for (frame, at) in frames.iter().zip(entries_of(vault, frames).await?) {
-            if at.is_some_and(|(_, at)| at.pack == number) {
-                naming.push(*frame);
+            if let Some((_, at)) = at.filter(|(_, at)| at.pack == number) {
+                naming.push((*frame, at));
             }
         }
     }
@@ -213,7 +266,10 @@ async fn naming(vault: &Vault, number: u64, frames: &[Frame]) -> Result<Vec<Fram
 }
 
 /// The entries of frames: their keys, and where they say that they stand.
-async fn entries_of(vault: &Vault, frames: &[Frame]) -> Result<Vec<Option<([u8; 17], Location)>>> {
+pub(super) async fn entries_of(
+    vault: &Vault,
+    frames: &[Frame],
+) -> Result<Vec<Option<([u8; 17], Location)>>> {
     let asked = frames.iter().map(|(content, digest)| async move {
         let key = vault.catalog.chunk_key(*content, digest);
         let value: Option<Bytes> = vault.catalog.get(&key).await?;
@@ -223,38 +279,11 @@ async fn entries_of(vault: &Vault, frames: &[Frame]) -> Result<Vec<Option<([u8; 
     try_join_all(asked).await
 }
 
-/// Where else, in packs that are not condemned, these frames stand.
-async fn others(
-    vault: &Vault,
-    inventory: &Inventory,
-    frames: HashSet<Frame>,
-) -> Result<HashMap<Frame, Location>> {
-    let condemned = vault.index.condemned();
-    let mut packs: HashSet<u64> = inventory.passed_over.iter().copied().collect();
-    for (content, digest) in &frames {
-        packs.extend(inventory.holders(*content, digest));
-    }
-    let mut others = HashMap::new();
-    for number in packs {
-        if frames.is_empty() || condemned.contains(&number) {
-            continue;
-        }
-        let (_, entries) = vault.index.table(number).await?;
-        for entry in &entries {
-            let frame = (entry.header.content, entry.digest);
-            if frames.contains(&frame) && !vault.index.is_bad(frame.0, &frame.1) {
-                others.insert(frame, Location::of(number, entry));
-            }
-        }
-    }
-    Ok(others)
-}
-
 /// Sees to it that the entries of frames name none of these packs: they name
 /// another copy, or go. Entries that name other packs by now stay.
 async fn release(
     vault: &Vault,
-    packs: &HashSet<u64>,
+    packs: &[u64],
     frames: &[Frame],
     others: &HashMap<Frame, Location>,
 ) -> Result<()> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use backstop_core::{ChunkDigest, CollectOptions, ErrorKind, Result};
 use futures::{StreamExt, stream};
 
-use super::marks::{ENTRY, Frames, Marks};
+use super::marks::{ENTRY, Frames, Marks, Walked};
 use crate::failure;
 use crate::pack::frame::Content;
 use crate::pack::index::{Pack, Recorder};
@@ -59,6 +59,13 @@ pub(crate) struct Inventory {
 pub(super) struct Count {
     pub(super) live: u64,
     pub(super) all: u64,
+}
+
+/// How far walks have come.
+#[derive(Debug)]
+pub(super) struct Progress {
+    data: Walked,
+    maps: Walked,
 }
 
 /// What came of marking a frame.
@@ -220,7 +227,7 @@ impl Inventory {
         content: Content,
         digest: &ChunkDigest,
         pack: Option<u64>,
-    ) -> impl Iterator<Item = usize> + 'a {
+    ) -> impl Iterator<Item = usize> + use<'a> {
         let marks = self.of(content);
         let copies = marks.find(content, digest);
         copies.filter(move |entry| {
@@ -246,6 +253,41 @@ impl Inventory {
             }
         }
         reached
+    }
+
+    /// How far walks have come.
+    pub(super) fn walked(&self) -> Progress {
+        Progress {
+            data: self.data.walked(),
+            maps: self.maps.walked(),
+        }
+    }
+
+    /// Takes back what walks have marked since: the next one judges it anew. What
+    /// somebody relies on stays marked.
+    pub(super) fn walk_back(&self, to: &Progress) {
+        self.data.walk_back(&to.data);
+        self.maps.walk_back(&to.maps);
+    }
+
+    /// Whether a frame may be needed, wherever it stands; of one that stands in
+    /// none of the packs that are looked at, that is not known.
+    pub(super) fn may_be_needed(&self, content: Content, digest: &ChunkDigest) -> bool {
+        let marks = self.of(content);
+        let mut copies = marks.find(content, digest);
+        copies.is_empty() || copies.any(|copy| marks.is_live(copy))
+    }
+
+    /// The packs in which a frame stands and is needed.
+    pub(super) fn needed_in<'a>(
+        &'a self,
+        content: Content,
+        digest: &ChunkDigest,
+    ) -> impl Iterator<Item = u64> + use<'a> {
+        let marks = self.of(content);
+        let copies = self.copies(content, digest, None);
+        let needed = copies.filter(|entry| marks.is_live(*entry));
+        needed.map(move |entry| self.pack_of(content, marks.place(entry)).number)
     }
 
     /// Which frames of a pack are needed now; `entries` are its table.
@@ -287,7 +329,7 @@ impl Recorder for Inventory {
     fn relied_on(&self, content: Content, digest: &ChunkDigest) {
         // All copies: which of them counts, only the index knows.
         for entry in self.copies(content, digest, None) {
-            self.of(content).set(entry);
+            self.of(content).rely_on(entry);
         }
     }
 }

@@ -30,7 +30,8 @@ pub(super) struct Marks {
     entries: Vec<Entry>,
     /// Where the entries of each prefix begin, and the end of the last.
     starts: Vec<u32>,
-    live: Bits,
+    /// Those that somebody relies on, whatever a walk finds.
+    relied_on: Bits,
     /// Those that a walk has come to: what leads on from them is marked.
     walked: Bits,
 }
@@ -53,7 +54,23 @@ impl Bits {
     fn get(&self, at: usize) -> bool {
         self.0[at / 64].load(Ordering::Acquire) >> (at % 64) & 1 == 1
     }
+
+    fn all(&self) -> Vec<u64> {
+        let words = self.0.iter();
+        words.map(|word| word.load(Ordering::Acquire)).collect()
+    }
+
+    /// Sets them to what they were.
+    fn reset(&self, to: &[u64]) {
+        for (word, to) in self.0.iter().zip(to) {
+            word.store(*to, Ordering::Release);
+        }
+    }
 }
+
+/// Which frames a walk had come to.
+#[derive(Debug)]
+pub(super) struct Walked(Vec<u64>);
 
 /// Frames to be sorted into [`Marks`].
 #[derive(Debug)]
@@ -101,7 +118,7 @@ impl Frames {
             starts[at] += starts[at - 1];
         }
         Marks {
-            live: Bits::new(entries.len()),
+            relied_on: Bits::new(entries.len()),
             walked: Bits::new(entries.len()),
             entries,
             starts,
@@ -135,20 +152,29 @@ impl Marks {
         u32::from_be_bytes(place)
     }
 
-    /// Marks an entry as needed.
-    pub(super) fn set(&self, entry: usize) {
-        self.live.set(entry);
+    /// Marks an entry as needed by who relies on it: no walk changes that.
+    pub(super) fn rely_on(&self, entry: usize) {
+        self.relied_on.set(entry);
     }
 
     /// Marks an entry as needed by a walk; tells whether no walk came to it
     /// before.
     pub(super) fn walk(&self, entry: usize) -> bool {
-        self.live.set(entry);
         self.walked.set(entry)
     }
 
+    /// How far walks have come.
+    pub(super) fn walked(&self) -> Walked {
+        Walked(self.walked.all())
+    }
+
+    /// Takes back what walks have marked since. None may be under way.
+    pub(super) fn walk_back(&self, to: &Walked) {
+        self.walked.reset(&to.0);
+    }
+
     pub(super) fn is_live(&self, entry: usize) -> bool {
-        self.live.get(entry)
+        self.relied_on.get(entry) || self.walked.get(entry)
     }
 
     /// Whether a frame is needed in the pack, or at the place, that was told
@@ -206,6 +232,7 @@ mod tests {
             }
             let count = model.values().map(Vec::len).sum::<usize>();
             let marks = all.sorted();
+            let none = marks.walked();
             let (mut live, mut walked) = (HashSet::new(), HashSet::new());
             for (content, number, place) in &needed {
                 let found = marks.find(CONTENTS[*content], &digest(*number));
@@ -217,7 +244,7 @@ mod tests {
                     live.insert(what);
                     if number % 3 == 0 {
                         // Somebody relies on it: a walk still has to go there.
-                        marks.set(entry);
+                        marks.rely_on(entry);
                     } else {
                         prop_assert_eq!(marks.walk(entry), walked.insert(what));
                     }
@@ -230,6 +257,20 @@ mod tests {
                 }
             }
             prop_assert_eq!(marks.all().count(), count);
+            prop_assert_eq!(marks.all().filter(|(_, live)| *live).count(), live.len());
+            // A walk that begins anew judges all anew; who relies on something stays.
+            let halfway = marks.walked();
+            marks.walk_back(&none);
+            let relied_on = live.difference(&walked).count();
+            prop_assert_eq!(marks.all().filter(|(_, live)| *live).count(), relied_on);
+            for (content, number, place) in &walked {
+                for entry in marks.find(CONTENTS[*content], &digest(*number)) {
+                    if marks.place(entry) == *place {
+                        prop_assert!(marks.walk(entry));
+                    }
+                }
+            }
+            marks.walk_back(&halfway);
             prop_assert_eq!(marks.all().filter(|(_, live)| *live).count(), live.len());
         }
     }

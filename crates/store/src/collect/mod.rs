@@ -1,43 +1,46 @@
 //! Collection: gives back the space of what nothing needs.
 //!
-//! 0. Expired points that can be brought back no longer are removed for good.
+//! 0. Expired points that can be brought back no longer are removed for good, and
+//!    synchronizations that nobody went on with are given up.
 //! 1. The tables of all packs tell what there is ([`inventory`]).
 //! 2. From now on, what synchronizations rely on is recorded.
 //! 3. From the roots down, everything that is needed is marked, each map node
-//!    once ([`roots`], [`walk`]).
+//!    once ([`roots`], [`walk`]); maps that nobody misses last ([`dispensable`]).
 //! 4. Packs in which nothing is needed are condemned; of those of which little
 //!    is, that little moves to new packs, and then they are condemned
 //!    ([`rewrite`], [`condemn`]). Nobody relies on a condemned pack any more.
-//! 5. Condemned packs are deleted, when no reader is left that began before
+//!    What crashes left is condemned too ([`orphans`]).
+//! 5. All that is condemned comes into a page of the ledger.
+//! 6. Condemned packs are deleted, when no reader is left that began before
 //!    ([`delete`]).
 //!
 //! It may end anywhere. What was condemned stays so, and the next run goes on.
 
 mod condemn;
+mod copies;
 mod delete;
+mod dispensable;
 pub(crate) mod inventory;
 mod marks;
 mod orphans;
 mod rewrite;
 pub(crate) mod roots;
+mod unstored;
 pub(crate) mod walk;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use backstop_core::{
     ByteCount, CollectOptions, CollectReport, Error, Monitor, Objects, Progress, Result, Timestamp,
 };
 
-use crate::failure;
-use crate::folding;
 use crate::keys;
 use crate::ledger;
 use crate::record::PackRecord;
 use crate::removal;
 use crate::vault::Vault;
 use inventory::Inventory;
-use roots::Roots;
+use roots::{Gone, Roots};
 
 /// A collection under way.
 pub(super) struct Run<'a> {
@@ -99,13 +102,7 @@ pub(crate) async fn collect(
         done: 0,
         total: 0,
     };
-    let purged = removal::purge(vault, options.dry_run).await?;
-    run.report.purged = purged.len() as u64;
-    let gone = if options.dry_run {
-        purged
-    } else {
-        HashSet::new()
-    };
+    let gone = give_up(&mut run).await?;
     if !options.dry_run {
         // Before anything is given back of points that expired: what is left of
         // them must not be taken for damaged points.
@@ -113,8 +110,9 @@ pub(crate) async fn collect(
     }
     let inventory = Arc::new(Inventory::take(vault, options).await?);
     if !options.dry_run {
-        // What waited for readers, or was left by a run that ended early.
-        delete::condemned(&mut run, &inventory).await?;
+        // What waited for readers, or was left by a run that ended early: it is
+        // space that moving others may need.
+        delete::condemned(&mut run, &inventory, Judged::NotYet).await?;
     }
     count(&mut run, &inventory);
     let _recording = Recording(vault);
@@ -124,32 +122,75 @@ pub(crate) async fn collect(
         let _all = vault.gate.write().await;
         vault.index.record(Some(Arc::clone(&inventory) as _));
     }
-    let mut roots = Roots::find(vault, &gone).await?;
-    let walked = match walk::mark(vault, &inventory, &roots).await {
-        // Folded maps are worth nothing if they can't be read.
-        Err(error) if failure::is_damage(&error) && roots.has_folded && !options.dry_run => {
-            folding::forget_all(vault).await?;
-            roots = Roots::find(vault, &gone).await?;
-            // What was walked before is needed all the same.
-            walk::mark(vault, &inventory, &roots).await?
-        }
-        walked => walked?,
-    };
-    run.report.roots = roots.count;
-    run.report.nodes = walked.nodes;
-    run.report.requests += walked.requests;
-
+    mark(&mut run, &inventory, &gone).await?;
+    if !options.dry_run {
+        copies::mend(vault, &inventory).await?;
+    }
     let dropped = condemn::dead(&mut run, &inventory).await?;
     rewrite::worthwhile(&mut run, &inventory, &dropped).await?;
-    orphans::sweep(&mut run).await?;
+    orphans::condemn(&mut run).await?;
     if !options.dry_run {
-        delete::condemned(&mut run, &inventory).await?;
+        // A rebuild must know of all that is condemned before any of it goes.
         ledger::settle(vault).await?;
+        delete::condemned(&mut run, &inventory, Judged::All).await?;
     }
     run.report.old_keys = keys::under_old_keys(vault).await?;
     let rest = run.total.saturating_sub(run.done);
     run.tell(rest)?;
     Ok(run.report)
+}
+
+/// Whether the marks tell what is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judged {
+    NotYet,
+    All,
+}
+
+/// Removes for good what can be brought back no longer, and gives up what nobody
+/// goes on with. Gives what a dry run would.
+async fn give_up(run: &mut Run<'_>) -> Result<Gone> {
+    let (vault, options) = (run.vault, run.options);
+    let points = removal::purge(vault, options.dry_run).await?;
+    let after = options.most_unfinished_age;
+    let unfinished = dispensable::give_up_old(vault, after, options.dry_run).await?;
+    run.report.purged = points.len() as u64;
+    run.report.given_up = unfinished.len() as u64;
+    Ok(Gone { points, unfinished })
+}
+
+/// So often maps that can't be read are forgotten, and all is judged anew.
+const ROUNDS: usize = 4;
+
+/// Marks everything that is needed.
+async fn mark(run: &mut Run<'_>, inventory: &Arc<Inventory>, gone: &Gone) -> Result<()> {
+    let vault = run.vault;
+    let dry_run = run.options.dry_run.then_some(gone);
+    let unmarked = inventory.walked();
+    for _ in 0..ROUNDS {
+        // Who came meanwhile may stand on what was forgotten: nothing that an
+        // earlier round found counts.
+        inventory.walk_back(&unmarked);
+        let roots = Roots::find(vault, dry_run).await?;
+        let walked = walk::mark(vault, inventory, &roots).await?;
+        run.report.roots = roots.count;
+        run.report.nodes = walked.nodes;
+        run.report.requests += walked.requests;
+        let lost = dispensable::mark(run, inventory, &roots).await?;
+        if lost.is_empty() {
+            return Ok(());
+        }
+        if run.options.dry_run {
+            let unfinished = lost.iter().filter(|maps| maps.is_unfinished);
+            run.report.given_up += unfinished.count() as u64;
+            return Ok(());
+        }
+        run.report.given_up += dispensable::forget(vault, &lost).await?;
+    }
+    Err(Error::unavailable(
+        "maps of the vault that can't be read came and went while it was collected; nothing was \
+         given back; repeat it",
+    ))
 }
 
 fn count(run: &mut Run<'_>, inventory: &Inventory) {

@@ -3,15 +3,15 @@
 //!
 //! Nothing refers to them, unless the catalog has lost what did. So those of an
 //! epoch in which a recovery point stands that the catalog does not know stay,
-//! for a rebuild to look at.
+//! for a rebuild to look at. Others are condemned, and deleted as all that is
+//! condemned: a rebuild must not take what is left of them for a damaged history.
 
 use std::collections::{BTreeMap, HashSet};
 
-use backstop_core::{ErrorKind, Result};
+use backstop_core::{Error, ErrorKind, Result};
 
-use super::Run;
+use super::{Run, condemn};
 use crate::catalog::{PACKS, id_key, synchronization_key};
-use crate::failure;
 use crate::pack::frame::{self, Content};
 use crate::pack::name::{PackKind, PackName};
 use crate::pack::table;
@@ -26,8 +26,8 @@ struct Orphan {
     bytes: u64,
 }
 
-/// Deletes orphans of owners before this one.
-pub(super) async fn sweep(run: &mut Run<'_>) -> Result<()> {
+/// Condemns orphans of owners before this one.
+pub(super) async fn condemn(run: &mut Run<'_>) -> Result<()> {
     let vault = run.vault;
     let mut known = HashSet::new();
     // Listed before the catalog is read: what comes later is no orphan.
@@ -47,6 +47,7 @@ pub(super) async fn sweep(run: &mut Run<'_>) -> Result<()> {
             orphans.entry(name.epoch).or_default().push(orphan);
         }
     }
+    let mut condemned = Vec::new();
     for (epoch, orphans) in orphans {
         let mut holds_lost = false;
         for orphan in orphans.iter().filter(|orphan| orphan.kind == PackKind::Map) {
@@ -59,20 +60,53 @@ pub(super) async fn sweep(run: &mut Run<'_>) -> Result<()> {
                 continue;
             }
             if !run.options.dry_run {
-                run.report.requests += 1;
-                let path = orphan.name.path(orphan.kind);
-                match vault.reader.store.delete(&path).await {
-                    Err(error) if failure::refuses_deletion(&error) => {
-                        run.report.locked.add(orphan.bytes);
-                        continue;
-                    }
-                    deleted => deleted?,
-                }
+                run.report.requests += 2;
+                condemned.push(record_of(vault, orphan).await?);
             }
             run.report.orphans.add(orphan.bytes);
         }
     }
-    Ok(())
+    if condemned.is_empty() {
+        return Ok(());
+    }
+    condemn::unknown(vault, condemned).await
+}
+
+/// What the catalog is to know of an orphan until it is deleted; of one that can't
+/// be read, only what it is called.
+async fn record_of(vault: &Vault, orphan: &Orphan) -> Result<PackRecord> {
+    let store = &*vault.reader.store;
+    let mut record = PackRecord {
+        name: orphan.name,
+        kind: orphan.kind,
+        key: vault.seal.current(),
+        bytes: orphan.bytes,
+        table_bytes: 0,
+        frames: 0,
+        plain_bytes: 0,
+        payload_bytes: 0,
+    };
+    let read = async {
+        let pack = table::unknown_pack(store, orphan.name, orphan.kind, &vault.seal).await?;
+        record.key = pack.vault_key;
+        let (entries, table_bytes) = table::read(store, &pack, orphan.bytes).await?;
+        record.table_bytes = table_bytes;
+        record.frames = entries.len() as u64;
+        Ok(())
+    };
+    match read.await {
+        Ok(()) => Ok(record),
+        Err(error) if is_unreadable(&error) => Ok(record),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => {
+            Ok(record)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an error tells that a pack can't be read, now or ever.
+fn is_unreadable(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::WrongKey)
 }
 
 /// Whether a map pack holds a point that the catalog does not know. One that
@@ -84,7 +118,7 @@ async fn holds_lost_point(run: &mut Run<'_>, orphan: &Orphan) -> Result<bool> {
         Ok(points) => points,
         // Deleted since it was listed.
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::WrongKey) => {
+        Err(error) if is_unreadable(&error) => {
             tracing::warn!(pack = %orphan.name, %error, "a pack can't be read");
             return Ok(true);
         }

@@ -96,9 +96,14 @@ async fn choose(
     dropped: &HashSet<usize>,
 ) -> Result<Vec<Victim>> {
     let small = run.vault.settings.pack_bytes / SMALL;
+    let stuck = stuck(run.vault, inventory);
     let mut held = Vec::new();
     for (at, count) in inventory.counts().into_iter().enumerate() {
-        if !dropped.contains(&at) {
+        let pack = &inventory.packs[at];
+        if stuck.contains(&pack.number) {
+            tracing::warn!(pack = %pack.record.name, "a needed frame can't be read, so all of the pack stays");
+            run.report.unreadable.add(pack.record.bytes);
+        } else if !dropped.contains(&at) {
             let (all, live) = bytes_of(run, inventory, at, count).await?;
             held.push((
                 Victim {
@@ -151,6 +156,14 @@ async fn choose(
     Ok(victims)
 }
 
+/// The packs in which a frame is needed that is known to be bad: it can't be
+/// moved, so they stay until it is healed.
+fn stuck(vault: &Vault, inventory: &Inventory) -> HashSet<u64> {
+    let bad = vault.index.bad_frames().into_iter();
+    let packs = bad.flat_map(|(content, digest)| inventory.needed_in(content, &digest));
+    packs.collect()
+}
+
 /// The bytes of a pack's frames, and of those that are needed.
 async fn bytes_of(
     run: &mut Run<'_>,
@@ -197,22 +210,44 @@ async fn rewrite(
         .map(|entry| Location::of(held.number, entry))
         .collect();
     run.report.requests += 1;
-    let bad = |entry: &&&TableEntry| vault.index.is_bad(entry.header.content, &entry.digest);
-    if let Some(entry) = live.iter().find(bad) {
-        let what = format!("frame at {} is known to be bad", entry.offset);
-        return Ok(Err(Error::corrupt(what)));
-    }
     for span in vault.reader.spans(&locations).await? {
         let frames: Vec<TableEntry> = span.frames.iter().map(|place| *live[*place]).collect();
         run.report.requests += 1;
         let frames = match read(vault, &pack, span, frames).await {
-            Err(error) if failure::is_damage(&error) => return Ok(Err(error)),
+            Err(error) if failure::is_damage(&error) => {
+                run.report.requests += 1;
+                mark_bad(vault, held.number, &live).await?;
+                return Ok(Err(error));
+            }
             frames => frames?,
         };
         let added = writer.append(held.record.kind, frames, ()).await?;
         run.report.written.0 += added;
     }
     Ok(Ok(Moved { at, entries, moved }))
+}
+
+/// Finds out which of these frames of a pack are bad, so that the next run does
+/// not read it again in vain.
+async fn mark_bad(vault: &Vault, number: u64, entries: &[&TableEntry]) -> Result<()> {
+    for entry in entries {
+        let (content, digest) = (entry.header.content, &entry.digest);
+        let at = Location::of(number, entry);
+        let read = vault.reader.read_at(content, digest, at, &vault.codecs);
+        match read.await {
+            Err(error) if failure::is_damage(&error) => {}
+            read => {
+                read?;
+                continue;
+            }
+        }
+        // Another copy may count.
+        let counts = vault.index.locate_indexed(content, &[*digest]).await?;
+        if counts.iter().flatten().any(|at| at.pack == number) {
+            vault.index.mark_bad(content, digest).await;
+        }
+    }
+    Ok(())
 }
 
 /// Reads frames as they stand, their seals checked.

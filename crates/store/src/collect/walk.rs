@@ -11,6 +11,7 @@ use futures::{StreamExt, stream};
 
 use super::inventory::{Inventory, Reached};
 use super::roots::Roots;
+use super::unstored::Unstored;
 use crate::failure;
 use crate::map::node::Node;
 use crate::pack::frame::{self, CONTENTS, Content};
@@ -28,6 +29,9 @@ const READING: usize = 4;
 /// How many lost nodes are named.
 const NAMED: usize = 4;
 
+/// So many names of frames that have several copies wait to be asked for.
+const WAITING: usize = 32 << 10;
+
 /// What nodes lead to.
 #[derive(Debug, Default)]
 struct Found {
@@ -35,8 +39,8 @@ struct Found {
     nodes: Vec<u32>,
     /// Nodes that are in none of the packs that are looked at.
     elsewhere: Vec<ChunkDigest>,
-    /// Frames of which there are several copies.
-    several: Vec<(Content, ChunkDigest)>,
+    /// Frames of which there are several copies, each once.
+    several: HashSet<(Content, ChunkDigest)>,
     /// Offsets of nodes of the span that could not be read.
     damaged: Vec<u64>,
     /// Frames that are in none of the packs, if that is asked for.
@@ -53,7 +57,9 @@ impl Found {
         match reached {
             Reached::New(place) if content == Content::Node => self.nodes.push(place),
             Reached::Elsewhere if content == Content::Node => self.elsewhere.push(*digest),
-            Reached::Several => self.several.push((content, *digest)),
+            Reached::Several => {
+                self.several.insert((content, *digest));
+            }
             Reached::New(_) | Reached::Before | Reached::Elsewhere => {}
         }
     }
@@ -82,7 +88,7 @@ impl Found {
     fn absorb(&mut self, mut other: Self) {
         self.nodes.append(&mut other.nodes);
         self.elsewhere.append(&mut other.elsewhere);
-        self.several.append(&mut other.several);
+        self.several.extend(other.several);
         self.missing.append(&mut other.missing);
         self.read += other.read;
     }
@@ -101,8 +107,8 @@ struct Span {
 pub(crate) struct Walked {
     pub(super) nodes: u64,
     pub(super) requests: u64,
-    /// What can't be read, each named.
-    pub(super) lost: Vec<String>,
+    /// How many map nodes can't be read.
+    pub(super) lost: u64,
     /// Map nodes that can't be read, and, if the inventory is asked to tell,
     /// frames that are in none of its packs; perhaps several times.
     pub(crate) missing: Vec<(Content, ChunkDigest)>,
@@ -112,6 +118,7 @@ pub(crate) struct Walked {
 struct Walk<'a> {
     vault: &'a Arc<Vault>,
     inventory: &'a Arc<Inventory>,
+    unstored: Option<&'a Unstored>,
     /// The nodes read that are in none of the packs that are looked at.
     met: HashSet<ChunkDigest>,
     walked: Walked,
@@ -128,14 +135,23 @@ pub(super) async fn mark(
     roots: &Roots,
 ) -> Result<Walked> {
     let walked = walk(vault, inventory, roots).await?;
-    match &walked.lost[..] {
-        [] => Ok(walked),
+    let nodes = walked.missing.iter();
+    let nodes = nodes.filter(|(content, _)| *content == Content::Node);
+    let named = nodes.map(|(_, digest)| format!("map node {digest}"));
+    let named: Vec<_> = roots
+        .lost
+        .iter()
+        .cloned()
+        .chain(named)
+        .take(NAMED)
+        .collect();
+    match walked.lost + roots.lost.len() as u64 {
+        0 => Ok(walked),
         lost => Err(Error::corrupt(format!(
-            "{} of the vault's maps can't be read, so what they need is not known and nothing is \
+            "{lost} of the vault's maps can't be read, so what they need is not known and nothing is \
              given back; check their sources, so that they are healed, or expire the points that \
              need them: {}",
-            lost.len(),
-            lost[..lost.len().min(NAMED)].join("; ")
+            named.join("; ")
         ))),
     }
 }
@@ -146,23 +162,34 @@ pub(crate) async fn walk(
     inventory: &Arc<Inventory>,
     roots: &Roots,
 ) -> Result<Walked> {
+    walk_from(vault, inventory, &roots.frames, roots.unstored.as_ref()).await
+}
+
+/// The same for these roots. Where nothing may be changed, it is told what stands
+/// in no pack yet.
+pub(super) async fn walk_from(
+    vault: &Arc<Vault>,
+    inventory: &Arc<Inventory>,
+    roots: &[(Content, ChunkDigest)],
+    unstored: Option<&Unstored>,
+) -> Result<Walked> {
     let mut walk = Walk {
         vault,
         inventory,
+        unstored,
         met: HashSet::new(),
-        walked: Walked {
-            lost: roots.lost.clone(),
-            ..Walked::default()
-        },
+        walked: Walked::default(),
     };
     let mut found = Found::default();
-    for (content, digest) in &roots.frames {
+    for (content, digest) in roots {
         found.add(inventory, *content, digest);
+        if found.several.len() >= WAITING {
+            walk.choose_copies(&mut found).await?;
+        }
     }
     walk.walked.missing.append(&mut found.missing);
     loop {
-        let several = std::mem::take(&mut found.several);
-        walk.choose_copies(several, &mut found).await?;
+        walk.choose_copies(&mut found).await?;
         if found.nodes.is_empty() && found.elsewhere.is_empty() {
             break;
         }
@@ -173,11 +200,11 @@ pub(crate) async fn walk(
 
 impl Walk<'_> {
     /// Asks the index which copy of a frame counts.
-    async fn choose_copies(
-        &mut self,
-        several: Vec<(Content, ChunkDigest)>,
-        found: &mut Found,
-    ) -> Result<()> {
+    async fn choose_copies(&mut self, found: &mut Found) -> Result<()> {
+        let several = std::mem::take(&mut found.several);
+        if several.is_empty() {
+            return Ok(());
+        }
         for content in CONTENTS {
             let digests: Vec<ChunkDigest> = several
                 .iter()
@@ -208,8 +235,9 @@ impl Walk<'_> {
     /// Reads nodes and marks what they lead to.
     async fn level(&mut self, level: Found) -> Result<Found> {
         let mut found = Found::default();
+        let (vault, inventory) = (self.vault, self.inventory);
         let mut reading = stream::iter(self.spans(level.nodes))
-            .map(|span| read_span(self.vault, self.inventory, span))
+            .map(|span| read_span(vault, inventory, span))
             .buffer_unordered(READING);
         let mut damaged = Vec::new();
         while let Some(read) = reading.next().await {
@@ -217,6 +245,9 @@ impl Walk<'_> {
             self.walked.requests += 1;
             damaged.extend(read.damaged.drain(..).map(|offset| (span.pack, offset)));
             found.absorb(read);
+            if found.several.len() >= WAITING {
+                self.choose_copies(&mut found).await?;
+            }
         }
         drop(reading);
         for (pack, offset) in damaged {
@@ -275,8 +306,16 @@ impl Walk<'_> {
 
     /// Reads one node, wherever the index says that it stands.
     async fn read_node(&mut self, digest: &ChunkDigest, found: &mut Found) -> Result<()> {
-        self.walked.requests += 1;
         let vault = self.vault;
+        if let Some(unstored) = self.unstored
+            && unstored.is_unstored(vault, digest).await?
+        {
+            if let Some(node) = unstored.node(vault, digest) {
+                found.add_node(self.inventory, &node);
+            }
+            return Ok(());
+        }
+        self.walked.requests += 1;
         let bytes = vault
             .reader
             .read_content(Content::Node, digest, &vault.codecs)
@@ -284,7 +323,7 @@ impl Walk<'_> {
         match bytes.and_then(|bytes| Node::decode(&bytes)) {
             Ok(node) => found.add_node(self.inventory, &node),
             Err(error) if failure::is_damage(&error) => {
-                self.walked.lost.push(format!("map node {digest}"));
+                self.walked.lost += 1;
                 self.walked.missing.push((Content::Node, *digest));
             }
             Err(error) => return Err(error),

@@ -7,10 +7,11 @@ use backstop_core::ChunkDigest;
 use super::frame::Content;
 
 /// How many frames are remembered as bad.
-const BAD_REMEMBERED: usize = 32 << 10;
+pub(super) const BAD_REMEMBERED: usize = 32 << 10;
 
 /// Frames that could not be read where the catalog says that they stand, the
 /// oldest forgotten first: what is found is sent again at once, so that few wait.
+/// The catalog of an owner keeps the same ones.
 #[derive(Debug, Default)]
 pub(super) struct Bad {
     frames: HashSet<(Content, ChunkDigest)>,
@@ -18,20 +19,26 @@ pub(super) struct Bad {
 }
 
 impl Bad {
-    pub(super) fn insert(&mut self, frame: (Content, ChunkDigest)) {
-        if self.frames.insert(frame) {
-            self.order.push_back(frame);
-            if self.order.len() > BAD_REMEMBERED
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.frames.remove(&oldest);
-            }
+    /// Tells whether it is new; and what is forgotten for it.
+    pub(super) fn insert(
+        &mut self,
+        frame: (Content, ChunkDigest),
+    ) -> (bool, Option<(Content, ChunkDigest)>) {
+        if !self.frames.insert(frame) {
+            return (false, None);
         }
+        self.order.push_back(frame);
+        if self.order.len() <= BAD_REMEMBERED {
+            return (true, None);
+        }
+        let oldest = self.order.pop_front();
+        (true, oldest.filter(|oldest| self.frames.remove(oldest)))
     }
 
-    /// Its place in the order stays: that costs at worst a mark too early.
-    pub(super) fn remove(&mut self, frame: &(Content, ChunkDigest)) {
-        self.frames.remove(frame);
+    /// Tells whether it was there. Its place in the order stays: that costs at
+    /// worst a mark too early.
+    pub(super) fn remove(&mut self, frame: &(Content, ChunkDigest)) -> bool {
+        self.frames.remove(frame)
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &(Content, ChunkDigest)> {

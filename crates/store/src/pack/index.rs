@@ -5,13 +5,14 @@
 //! that were written together are found without asking: random reads of the
 //! catalog must not be the cost of a restore.
 
+pub(crate) mod bad_frames;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use backstop_core::{ChunkDigest, Error, ErrorKind, Result};
 use bytes::Bytes;
 use futures::future::try_join_all;
-use metrics::counter;
 
 use super::bad::Bad;
 use super::frame::Content;
@@ -180,13 +181,13 @@ impl Index {
     }
 
     /// Forgets the frames of a pack that is under way; when it became durable
-    /// its table is kept.
+    /// its table is kept. Gives the frames that were bad and are not any more.
     pub(crate) fn settle(
         &self,
         number: u64,
         mut entries: Vec<TableEntry>,
         durable: Option<Arc<Pack>>,
-    ) {
+    ) -> Vec<(Content, ChunkDigest)> {
         // It grew entry by entry, and what it could still grow by counts too.
         entries.shrink_to_fit();
         let mut state = self.lock();
@@ -200,41 +201,16 @@ impl Index {
                 state.pending.remove(&key);
             }
         }
-        if let Some(pack) = durable {
-            // The new copy took the place of a bad one.
-            for entry in &entries {
-                state.bad.remove(&(entry.header.content, entry.digest));
-            }
-            state.packs.insert(number, pack);
-            state.tables.insert(number, entries);
-        }
-    }
-
-    /// Remembers that a frame can't be read: it counts as not held until
-    /// another copy of it is stored.
-    pub(crate) fn mark_bad(&self, content: Content, digest: &ChunkDigest) {
-        tracing::warn!(?content, %digest, "a frame is damaged or gone");
-        counter!("backstop_store_bad_frames").increment(1);
-        self.lock().bad.insert((content, *digest));
-    }
-
-    /// Whether a frame is known to be unreadable, and no other copy of it is
-    /// under way.
-    pub(crate) fn is_bad(&self, content: Content, digest: &ChunkDigest) -> bool {
-        self.lock().is_bad(content, digest)
-    }
-
-    /// The frames that are known to be unreadable, in order.
-    pub(crate) fn bad_frames(&self) -> Vec<(Content, ChunkDigest)> {
-        let state = self.lock();
-        let mut bad: Vec<_> = state
-            .bad
-            .all()
-            .filter(|frame| !state.pending.contains_key(*frame))
-            .copied()
-            .collect();
-        bad.sort_unstable();
-        bad
+        let Some(pack) = durable else {
+            return Vec::new();
+        };
+        // The new copy took the place of a bad one.
+        let frames = entries.iter();
+        let frames = frames.map(|entry| (entry.header.content, entry.digest));
+        let healed = frames.filter(|frame| state.bad.remove(frame)).collect();
+        state.packs.insert(number, pack);
+        state.tables.insert(number, entries);
+        healed
     }
 
     /// Whether any of these frames stands in a pack that is not durable yet.
@@ -393,11 +369,15 @@ impl Index {
         let mut packs: HashMap<u64, bool> = HashMap::new();
         for (digest, answer) in digests.iter().zip(answers) {
             let location = answer.map(|value| Location::decode(&value)).transpose();
+            let mut is_damaged = false;
             let location = location.unwrap_or_else(|error| {
                 tracing::warn!(%error, "an index entry can't be read");
-                self.mark_bad(content, digest);
+                is_damaged = true;
                 None
             });
+            if is_damaged {
+                self.mark_bad(content, digest).await;
+            }
             packs.extend(location.map(|at| (at.pack, true)));
             found.push(location);
         }
@@ -412,7 +392,7 @@ impl Index {
         }
         for (digest, location) in digests.iter().zip(&mut found) {
             if location.is_some_and(|at| !packs[&at.pack]) {
-                self.mark_bad(content, digest);
+                self.mark_bad(content, digest).await;
                 *location = None;
             }
         }

@@ -7,6 +7,7 @@ pub(crate) mod index;
 pub(crate) mod local;
 mod location;
 pub(crate) mod name;
+mod numbers;
 pub(crate) mod reader;
 mod runs;
 pub(crate) mod salvage;

@@ -180,7 +180,7 @@ impl PackReader {
                 if let Err(error) = &again
                     && failure::is_damage(error)
                 {
-                    self.index.mark_bad(content, digest);
+                    self.index.mark_bad(content, digest).await;
                 }
                 again
             }

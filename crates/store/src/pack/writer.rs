@@ -2,17 +2,17 @@
 //! ones are finished in the background, and their index entries follow when
 //! they are durable.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError, Weak};
 
-use backstop_core::{CpuPool, Error, ErrorKind, Result};
+use backstop_core::{ChunkDigest, CpuPool, Error, ErrorKind, Result};
 use metrics::counter;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use super::frame::PlainFrame;
+use super::frame::{Content, PlainFrame};
 use super::index::{Index, Location, Pack};
 use super::name::{PackKind, PackName};
+use super::numbers::{Numbers, Reserved};
 use super::runs::{Runs, batch, seal_run};
 use super::sink::{PackSink, PackStore};
 use super::table::{self, HEADER_LENGTH, TableEntry};
@@ -51,15 +51,6 @@ struct Shared {
     failures: SyncMutex<Failures>,
 }
 
-/// What packs are numbered by.
-#[derive(Debug)]
-struct Numbers {
-    next: AtomicU64,
-    /// One more than the highest number of a pack in the catalog. Held by who
-    /// changes the index.
-    indexed: Mutex<u64>,
-}
-
 /// Packs that could not be stored. A synchronization that was under way then
 /// may refer to a frame that was lost with one, so it has to begin again.
 #[derive(Debug, Default)]
@@ -90,11 +81,11 @@ struct Frames {
 
 impl Frames {
     /// Notes what became of them: where they are durable, or that they are
-    /// lost.
-    fn settle(mut self, shared: &Shared, pack: Option<Arc<Pack>>) {
+    /// lost. Gives those that were bad until now.
+    fn settle(mut self, shared: &Shared, pack: Option<Arc<Pack>>) -> Vec<(Content, ChunkDigest)> {
         self.settled = true;
         let entries = std::mem::take(&mut self.entries);
-        shared.index.settle(self.number, entries, pack);
+        shared.index.settle(self.number, entries, pack)
     }
 }
 
@@ -132,10 +123,7 @@ pub(crate) struct PackWriterParts {
 impl PackWriter {
     pub(crate) fn new(parts: PackWriterParts) -> Self {
         let epoch = parts.catalog.epoch();
-        let numbers = Numbers {
-            next: parts.next_number.into(),
-            indexed: Mutex::new(parts.next_number),
-        };
+        let numbers = Numbers::from(parts.next_number);
         Self {
             shared: Arc::new(Shared {
                 store: parts.store,
@@ -180,15 +168,18 @@ impl PackWriter {
 
     /// Gives packs numbers from this one on, which no pack of the catalog has.
     pub(crate) async fn number_from(&self, next: u64) {
-        let numbers = &self.shared.numbers;
-        let mut indexed = numbers.indexed.lock().await;
-        *indexed = next;
-        numbers.next.store(next, Ordering::Relaxed);
+        self.shared.numbers.go_on_from(next).await;
+    }
+
+    /// Takes numbers that no pack has or gets, for packs that come into the
+    /// catalog while this is held.
+    pub(crate) async fn reserve_numbers(&self, count: u64) -> Reserved<'_> {
+        self.shared.numbers.reserve(count).await
     }
 
     /// Keeps the index as it is, but for who holds this.
     pub(crate) async fn hold_index(&self) -> impl Send + '_ {
-        self.shared.numbers.indexed.lock().await
+        self.shared.numbers.hold().await
     }
 
     /// How many packs were lost so far. Who began at another count has to
@@ -285,7 +276,7 @@ impl Shared {
         let pack = Pack::new(name, kind, self.seal.current(), &self.seal).await?;
         let mut sink = self.store.create(&pack.path).await?;
         sink.write(&pack.header()).await?;
-        let number = self.numbers.next.fetch_add(1, Ordering::Relaxed);
+        let number = self.numbers.take();
         Ok(OpenPack {
             number,
             pack,
@@ -442,7 +433,8 @@ impl Shared {
                 counter!("backstop_store_packs").increment(1);
                 counter!("backstop_store_pack_bytes").increment(bytes_stored);
                 counter!("backstop_store_frames").increment(open.frames.entries.len() as u64);
-                open.frames.settle(self, Some(Arc::new(open.pack)));
+                let healed = open.frames.settle(self, Some(Arc::new(open.pack)));
+                self.index.keep_healed(&healed).await;
                 Ok(())
             }
             Err(error) => {
@@ -459,10 +451,7 @@ impl Shared {
         record: &PackRecord,
         entries: &[TableEntry],
     ) -> Result<()> {
-        // Packs finish in any order, two at once. The counter that is written
-        // last must be the highest, or the next owner gives a number twice.
-        let mut next = self.numbers.indexed.lock().await;
-        *next = (*next).max(number + 1);
+        let next = self.numbers.indexing(number).await;
         let mut batch = Batch::default();
         batch.put(&numbered_key(PACKS, number), &record::encode(record)?);
         batch.put(NEXT_PACK, &record::encode(&NextPack { number: *next })?);
@@ -485,16 +474,16 @@ fn finished(done: Option<std::result::Result<Result<()>, tokio::task::JoinError>
 #[cfg(test)]
 mod tests {
     use std::ops::Range;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use async_trait::async_trait;
-    use backstop_core::{ChunkDigest, Clock, Encoding, ManualClock, PooledBuffer, Timestamp};
+    use backstop_core::{Clock, Encoding, ManualClock, PooledBuffer, Timestamp};
     use bytes::Bytes;
     use object_store::memory::InMemory;
     use object_store::path::Path;
 
     use super::*;
-    use crate::pack::frame::{Content, FrameHeader};
+    use crate::pack::frame::FrameHeader;
     use crate::pack::sink::ObjectPacks;
     use crate::place::Place;
     use crate::settings::MemoryBudget;

@@ -17,8 +17,8 @@ use crate::vault::Vault;
 
 impl DedupStore {
     /// Stores anew what was found damaged here and another vault holds, such as
-    /// one that this was replicated to: what this process has found, by verifying
-    /// or reading. Each is checked against its name. All recovery points that
+    /// one that this was replicated to: what an owner has found, by verifying or
+    /// reading. Each is checked against its name. All recovery points that
     /// need it are whole again.
     ///
     /// *Atomic*: each chunk, map node or record. *Cancelling* leaves those that
@@ -120,10 +120,10 @@ pub(super) async fn read_chunk(vault: &Arc<Vault>, digest: &ChunkDigest) -> Resu
     let spans = vault.reader.spans(&[location]).await?;
     let span = spans.first().ok_or_else(missing)?;
     let read = read_span(vault, span, &[(*digest, location)]).await;
-    let mut read = read.inspect_err(|error| {
-        if failure::is_damage(error) {
-            vault.index.mark_bad(Content::Chunk, digest);
-        }
-    })?;
-    read.pop().ok_or_else(missing)
+    if let Err(error) = &read
+        && failure::is_damage(error)
+    {
+        vault.index.mark_bad(Content::Chunk, digest).await;
+    }
+    read?.pop().ok_or_else(missing)
 }

@@ -27,6 +27,7 @@ mod images;
 mod keys;
 mod losses;
 mod model;
+mod needed;
 #[cfg(any(feature = "aws", feature = "azure"))]
 mod peers;
 mod play;
