@@ -143,7 +143,7 @@ impl DedupStore {
         let vault = &self.vault;
         let closed = self.close_catalog().await;
         if let Some(registration) = &vault.registration
-            && let Err(error) = registration.end(&vault.place).await
+            && let Err(error) = registration.end().await
         {
             tracing::debug!(%error, "a reader's registration goes by time");
         }

@@ -112,10 +112,12 @@ async fn fetch<T: Send + 'static>(
     let digests: Vec<_> = chunks.iter().map(|chunk| chunk.digest).collect();
     let mut locations = Vec::with_capacity(chunks.len());
     let mut held = Vec::with_capacity(chunks.len());
-    for (chunk, location) in chunks
-        .into_iter()
-        .zip(vault.reader.locate(Content::Chunk, &digests).await?)
-    {
+    let located = vault.reader.locate(Content::Chunk, &digests).await?;
+    if located.iter().any(Option::is_none) {
+        // Or it is no damage.
+        vault.reader.store.check_vault().await?;
+    }
+    for (chunk, location) in chunks.into_iter().zip(located) {
         match location {
             Some(location) => {
                 locations.push(location);

@@ -26,7 +26,7 @@ use crate::pack::name::{PackKind, PackName};
 use crate::pack::table::{self, TableEntry};
 use crate::readers::ReaderRecord;
 use crate::record::{
-    self, CondemnedPack, CountedSlots, Counters, FoldedEntry, PackRecord, PointRecord,
+    self, BadFrame, CondemnedPack, CountedSlots, Counters, FoldedEntry, PackRecord, PointRecord,
     ReplicaEntry, UnfinishedEntry, UnfinishedStream,
 };
 use crate::seal::{Base, SealingKey, Secret, sealing_key};
@@ -121,6 +121,7 @@ pub fn catalog_record(bytes: &[u8]) {
     record_round_trips::<CountedSlots>(bytes);
     record_round_trips::<Lease>(bytes);
     record_round_trips::<CondemnedPack>(bytes);
+    record_round_trips::<BadFrame>(bytes);
     record_round_trips::<FoldedEntry>(bytes);
     record_round_trips::<VaultTime>(bytes);
     record_round_trips::<Protection>(bytes);
@@ -318,6 +319,11 @@ pub fn seeds() -> backstop_core::Result<Vec<(&'static str, String, Vec<u8>)>> {
         readers: Some(vec!["readers/0011223344556677.json".to_owned()]),
     };
     add("catalog_record", "condemned", record::encode(&condemned)?);
+    let bad = BadFrame {
+        content: 1,
+        digest: Some(ChunkDigest::of(b"bad")),
+    };
+    add("catalog_record", "bad_frame", record::encode(&bad)?);
     let counted = CountedSlots {
         ids: vec!["0011223344556677".to_owned()],
         ring: RingId(5),

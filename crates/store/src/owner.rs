@@ -242,7 +242,7 @@ fn lock(place: &Place, folder: &Path, takeover: Takeover, now: Timestamp) -> Res
 }
 
 /// Whether a path still names an open file.
-fn is_at(file: &File, path: &Path) -> bool {
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let identity = |facts: std::fs::Metadata| (facts.dev(), facts.ino());
     match (file.metadata(), std::fs::metadata(path)) {

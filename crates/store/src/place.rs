@@ -250,6 +250,15 @@ impl Place {
             .map_err(|error| failure::of_store(name, error))
     }
 
+    /// When an object was written; none if it is not there.
+    pub(crate) async fn written(&self, name: &str) -> Result<Option<Timestamp>> {
+        match self.store.head(&self.path(name)).await {
+            Ok(facts) => Ok(Some(Timestamp(facts.last_modified.timestamp_millis()))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(failure::of_store(name, error)),
+        }
+    }
+
     pub(crate) async fn delete(&self, name: &str) -> Result<()> {
         match self.store.delete(&self.path(name)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),

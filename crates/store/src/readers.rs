@@ -2,86 +2,55 @@
 //! began before.
 //!
 //! Readers of this process are counted. One in another process registers by an
-//! object before it looks at the catalog, renews it while it lives, and deletes
-//! it when it closes. The owner lists the registrations after the flush that
+//! object before it looks at the catalog, and deletes it when it closes
+//! ([`registration`]). The owner lists the registrations after the flush that
 //! condemned a pack: who is not among them began after it, and finds the pack
-//! condemned. A registration expires by time, so that a reader that died does
-//! not hold space for ever; that can at worst fail a restore, never lose data.
+//! condemned. On local files a reader holds an operating system's lock, so that
+//! one that died holds nothing. Elsewhere, or where locks can't be had, it renews
+//! its registration while it lives, and that expires by time; this can at worst
+//! fail a restore, never lose data.
+
+mod lock;
+mod registration;
+pub(crate) mod watched;
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use backstop_core::{Clock, ErrorKind, Result, Timestamp};
+use backstop_core::{ErrorKind, Result, Timestamp};
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinHandle;
 
 use crate::place::Place;
 use crate::record;
-use crate::usage::Operation;
-use crate::usage::meter::marked_as;
+use lock::Lock;
+pub(crate) use registration::Registration;
 
 /// Where registrations are.
 pub(crate) const READERS: &str = "readers";
 
-/// How often a registration is renewed.
-const RENEWAL: Duration = Duration::from_mins(5);
-
 /// A registration that was not renewed for so long is a dead reader's.
 const EXPIRY: Duration = Duration::from_hours(1);
+
+/// One whose own time can't be gone by, since it is of a newer format or far in the
+/// future, counts for so long after the store says that it was written.
+const UNREADABLE_EXPIRY: Duration = Duration::from_hours(24);
 
 /// What a reader tells of itself.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ReaderRecord {
     process: u32,
     renewed: Timestamp,
+    /// Whether its file is locked as long as it lives.
+    #[serde(default)]
+    locked: bool,
 }
 
-/// A reader's registration, renewed until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Registration {
-    object: String,
-    renewing: JoinHandle<()>,
-}
-
-impl Registration {
-    /// Registers a reader: before it reads anything of the catalog.
-    pub(crate) async fn new(place: &Place, clock: &Arc<dyn Clock>) -> Result<Self> {
-        let id = u64::from_le_bytes(crate::seal::random()?);
-        let object = format!("{READERS}/{id:016x}.json");
-        renew(place, &object, &**clock).await?;
-        let renewing = keep(place.clone(), object.clone(), Arc::clone(clock));
-        Ok(Self {
-            object,
-            renewing: tokio::spawn(marked_as(Operation::Idle, renewing)),
-        })
-    }
-
-    /// Takes it back.
-    pub(crate) async fn end(&self, place: &Place) -> Result<()> {
-        self.renewing.abort();
-        place.delete(&self.object).await
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        self.renewing.abort();
-    }
-}
-
-async fn renew(place: &Place, object: &str, clock: &dyn Clock) -> Result<()> {
-    let record = ReaderRecord {
-        process: std::process::id(),
-        renewed: clock.now(),
-    };
-    place.put(object, record::encode(&record)?).await
-}
-
-async fn keep(place: Place, object: String, clock: Arc<dyn Clock>) {
-    loop {
-        tokio::time::sleep(RENEWAL).await;
-        if let Err(error) = renew(&place, &object, &*clock).await {
-            tracing::warn!(vault = %place.name, %error, "a reader's registration could not be renewed");
+impl ReaderRecord {
+    fn of_us(renewed: Timestamp, locked: bool) -> Self {
+        Self {
+            process: std::process::id(),
+            renewed,
+            locked,
         }
     }
 }
@@ -91,19 +60,34 @@ async fn keep(place: Place, object: String, clock: Arc<dyn Clock>) {
 pub(crate) async fn registered(place: &Place, now: Timestamp) -> Result<Vec<String>> {
     let mut alive = Vec::new();
     for object in place.list(READERS).await? {
+        // Held until it is deleted: nobody can have come to hold it in between.
+        let lock = lock::find(place, &object)?;
+        if let Lock::Held = lock {
+            alive.push(object);
+            continue;
+        }
         let bytes = match place.get(&object).await {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        let renewed = record::decode::<ReaderRecord>("a reader's registration", &bytes);
-        match renewed {
-            Ok(reader) if now.since(reader.renewed) <= EXPIRY => alive.push(object),
-            Err(error) if error.kind() != ErrorKind::Corrupt => alive.push(object),
-            _ => {
-                tracing::info!(object, "a reader is gone");
-                place.delete(&object).await?;
+        let reader = record::decode::<ReaderRecord>("a reader's registration", &bytes);
+        let is_alive = match reader {
+            Ok(reader) if reader.locked && matches!(lock, Lock::Ours(_)) => false,
+            Ok(reader) if reader.renewed.since(now) <= EXPIRY => {
+                now.since(reader.renewed) <= EXPIRY
             }
+            Err(error) if error.kind() == ErrorKind::Corrupt => false,
+            _ => {
+                let written = place.written(&object).await?;
+                written.is_some_and(|written| now.since(written) <= UNREADABLE_EXPIRY)
+            }
+        };
+        if is_alive {
+            alive.push(object);
+        } else {
+            tracing::info!(object, "a reader is gone");
+            place.delete(&object).await?;
         }
     }
     Ok(alive)

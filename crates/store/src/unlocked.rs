@@ -22,6 +22,7 @@ use crate::pack::reader::PackReader;
 use crate::pack::sink::PackStore;
 use crate::pack::writer::{PackWriter, PackWriterParts};
 use crate::place::Place;
+use crate::readers::watched::WatchedPacks;
 use crate::readers::{Reading, Registration};
 use crate::record::{self, Counters, NextPack};
 use crate::seal::Seal;
@@ -48,7 +49,7 @@ struct Owned {
 /// What a reader has, and an owner has not.
 #[derive(Default)]
 struct Beside {
-    registration: Option<Registration>,
+    registration: Option<Arc<Registration>>,
     missing_log: Option<String>,
 }
 
@@ -206,7 +207,7 @@ impl Unlocked {
     pub(crate) async fn read(self) -> Result<DedupStore> {
         let registered = Registration::new(&self.place, &self.options.clock).await;
         let registration = match registered {
-            Ok(registration) => Some(registration),
+            Ok(registration) => Some(Arc::new(registration)),
             // A vault on a full disk, or on one that may not be written, must
             // be readable. An owner that tidies may take away what is read.
             Err(error) if failure::refuses_writes(&error) => {
@@ -217,6 +218,13 @@ impl Unlocked {
         };
         match Box::pin(self.read_catalog()).await {
             Ok((catalog, packs, missing_log)) => {
+                let packs = match &registration {
+                    Some(registration) => Arc::new(WatchedPacks {
+                        packs,
+                        registration: Arc::clone(registration),
+                    }),
+                    None => packs,
+                };
                 let beside = Beside {
                     registration,
                     missing_log,
@@ -226,7 +234,7 @@ impl Unlocked {
             Err(error) => {
                 // Nobody reads, so nobody is to be waited for.
                 if let Some(registration) = registration
-                    && let Err(error) = registration.end(&self.place).await
+                    && let Err(error) = registration.end().await
                 {
                     tracing::debug!(%error, "a reader's registration goes by time");
                 }

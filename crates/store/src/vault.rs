@@ -49,7 +49,7 @@ pub(crate) struct Vault {
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) ownership: Option<Ownership>,
     /// Tells the owner of a reader.
-    pub(crate) registration: Option<Registration>,
+    pub(crate) registration: Option<Arc<Registration>>,
     /// A reader may go on without it.
     pub(crate) missing_log: Option<String>,
     /// One commit, or other change of the catalog, at a time.

@@ -109,6 +109,12 @@ pub(crate) async fn verify(
         keep(vault, next.unwrap_or(from)).await?;
     }
     ended?;
+    if run.report.unavailable.count > 0
+        && let Some(registration) = &vault.registration
+    {
+        // Who is not waited for any more has verified nothing.
+        registration.check().await?;
+    }
     let Run {
         mut report,
         damaged,
@@ -210,6 +216,7 @@ fn parts(number: u64, pack: &Arc<Pack>, entries: Vec<TableEntry>) -> Vec<Part> {
 /// Reads a part and checks its frames; what is damaged is read once more.
 async fn check(vault: &Arc<Vault>, part: Part) -> Result<Checked> {
     let first = read(vault, &part).await?;
+    forgive(vault, &part, &first).await?;
     if first.damaged.is_empty() {
         return Ok(first);
     }
@@ -228,6 +235,21 @@ async fn check(vault: &Arc<Vault>, part: Part) -> Result<Checked> {
         frames: again.frames,
         damaged,
     })
+}
+
+/// What was bad and could be read is bad no more: the disk may have come to itself.
+async fn forgive(vault: &Vault, part: &Part, checked: &Checked) -> Result<()> {
+    for entry in &part.entries {
+        let frame = (entry.header.content, entry.digest);
+        if !vault.index.is_bad(frame.0, &frame.1) || checked.damaged.contains(&frame) {
+            continue;
+        }
+        let located = vault.index.locate_indexed(frame.0, &[frame.1]).await?;
+        if located.iter().flatten().any(|at| at.pack == part.number) {
+            vault.index.forget_bad(&frame).await;
+        }
+    }
+    Ok(())
 }
 
 async fn read(vault: &Arc<Vault>, part: &Part) -> Result<Checked> {

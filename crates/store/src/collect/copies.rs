@@ -11,9 +11,9 @@ use std::sync::Arc;
 use backstop_core::{ChunkDigest, Error, ErrorKind, Result};
 use bytes::Bytes;
 
-use super::Judged;
 use super::delete::entries_of;
 use super::inventory::Inventory;
+use super::{Judged, Run};
 use crate::catalog::Batch;
 use crate::failure;
 use crate::pack::frame::{self, Content, PlainFrame};
@@ -70,15 +70,17 @@ pub(super) async fn others(
     Ok(others)
 }
 
-/// Lets the index name a whole copy of each frame that it knows to be bad, where
-/// there is one.
-pub(super) async fn mend(vault: &Arc<Vault>, inventory: &Inventory) -> Result<()> {
+/// Reads each frame once more that is known to be bad, and its other copies: the
+/// index comes to name one that is whole, if there is one.
+pub(super) async fn mend(run: &mut Run<'_>, inventory: &Inventory) -> Result<()> {
+    let vault = run.vault;
     let bad = vault.index.bad_frames().into_iter();
-    let several = bad.filter(|(content, digest)| inventory.holders(*content, digest).count() > 1);
-    let frames: HashSet<Frame> = several.collect();
+    let held = bad.filter(|(content, digest)| inventory.holders(*content, digest).count() > 0);
+    let frames: HashSet<Frame> = held.collect();
     if frames.is_empty() {
         return Ok(());
     }
+    run.report.requests += frames.len() as u64;
     for (frame, copies) in candidates(vault, inventory, &frames).await? {
         let Some(whole) = whole(vault, &frame, &copies).await? else {
             continue;
@@ -86,7 +88,7 @@ pub(super) async fn mend(vault: &Arc<Vault>, inventory: &Inventory) -> Result<()
         let _index = vault.writer()?.hold_index().await;
         let mut batch = Batch::default();
         for (key, _) in entries_of(vault, &[frame]).await?.into_iter().flatten() {
-            tracing::info!(content = ?frame.0, digest = %frame.1, "another copy takes the place of a bad one");
+            tracing::info!(content = ?frame.0, digest = %frame.1, "a frame that was bad can be read");
             batch.put(&key, &whole.encode());
         }
         vault.catalog.write(batch).await?;

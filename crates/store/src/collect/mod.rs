@@ -124,7 +124,7 @@ pub(crate) async fn collect(
     }
     mark(&mut run, &inventory, &gone).await?;
     if !options.dry_run {
-        copies::mend(vault, &inventory).await?;
+        copies::mend(&mut run, &inventory).await?;
     }
     let dropped = condemn::dead(&mut run, &inventory).await?;
     rewrite::worthwhile(&mut run, &inventory, &dropped).await?;

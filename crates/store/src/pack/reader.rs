@@ -165,8 +165,12 @@ impl PackReader {
         let [location] = self.locate(content, std::slice::from_ref(digest)).await?[..] else {
             return Err(Error::internal("one question had not one answer"));
         };
-        let location = location
-            .ok_or_else(|| Error::corrupt(format!("{content:?} {digest} is not in the vault")))?;
+        let Some(location) = location else {
+            // Or it is no damage.
+            self.store.check_vault().await?;
+            let what = format!("{content:?} {digest} is not in the vault");
+            return Err(Error::corrupt(what));
+        };
         let first = match self.index.pack(location.pack).await {
             Ok(pack) => self
                 .read_windowed(location, &pack)

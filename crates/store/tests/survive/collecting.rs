@@ -161,30 +161,6 @@ async fn where_memory_is_short_only_some_packs_are_looked_at() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_died_holds_space_for_an_hour() {
-    let mut lab = Lab::new(3, 3).await;
-    let reader = at(lab.folder.path(), &lab.clock).open_read_only().await;
-    let reader = reader.unwrap();
-    let held = lab.collect(|_| ()).await;
-    assert!(held.dropped.count > 0 && held.deleted.count == 0);
-    assert_eq!((held.waiting, held.readers), (held.dropped, 1), "{held:?}");
-    // It dies: nothing takes its registration back.
-    drop(reader);
-    lab.clock.advance(Duration::from_mins(30));
-    lab.reopen().await;
-    assert_eq!(lab.collect(|_| ()).await.deleted.count, 0);
-    // One that comes now finds them condemned and holds nothing.
-    let late = at(lab.folder.path(), &lab.clock).open_read_only().await;
-    let late = late.unwrap();
-    lab.clock.advance(Duration::from_mins(31));
-    let after = lab.collect(|_| ()).await;
-    assert_eq!(after.deleted, held.dropped, "{after:?}");
-    lab.history.check(&late).await;
-    late.close().await.unwrap();
-    lab.check().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn what_a_crash_left_goes() {
     let mut lab = Lab::new(4, 2).await;
     lab.collect(|_| ()).await;

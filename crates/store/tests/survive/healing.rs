@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use backstop_core::conformance::{StoreUnderTest, recovery_store_heals};
 use backstop_core::{
-    ByteCount, ChunkDigest, ErrorKind, PointKind, REGION_LENGTH, RecoveryStore, RegionIndex,
-    ReplicaWriter, Result, StreamName, WHOLE_REGION, region_count,
+    ByteCount, ChunkDigest, ErrorKind, Maintenance, NoMonitor, PointKind, REGION_LENGTH,
+    RecoveryStore, RegionIndex, ReplicaWriter, Result, StreamName, VerifyOptions, WHOLE_REGION,
+    region_count,
 };
 use backstop_store::DedupStore;
 
@@ -369,6 +370,38 @@ async fn only_a_verifying_check_reads_what_is_stored() {
 }
 
 /// An express full can't go around what it does not compare.
+/// What was found bad is sent again, also when the vault was opened anew since; and
+/// once that was stored, it is known to be whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_to_be_bad_is_known_after_a_restart() {
+    let mut subject = Subject::new().await;
+    let pack = subject.pack(0, ".data");
+    subject.change(&pack, |bytes| scratch(bytes));
+    let vault = subject.open().await;
+    let options = VerifyOptions::default();
+    let told = vault.verify(&options, &NoMonitor).await.unwrap();
+    assert!(told.damaged > 0, "{told:?}");
+    vault.close().await.unwrap();
+
+    // Everything is written again as it is: what counts as held is not stored.
+    let everything = 0..DISK;
+    let mut added = Vec::new();
+    for _ in 0..2 {
+        let vault = subject.open().await;
+        subject.machine.changed.push(everything.clone());
+        subject.protect(&vault).await;
+        let head = subject.machine.head.unwrap();
+        let point = vault.point(head).await.unwrap();
+        added.push(point.plain_bytes_added.unwrap().0);
+        vault.close().await.unwrap();
+    }
+    assert!(added[0] > 0 && added[1] == 0, "{added:?}");
+    let vault = subject.open().await;
+    let told = vault.verify(&options, &NoMonitor).await.unwrap();
+    assert_eq!(told.damaged, 0, "{told:?}");
+    subject.is_whole(vault).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_express_full_over_damaged_maps_is_refused() {
     let mut subject = Subject::new().await;

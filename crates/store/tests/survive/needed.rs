@@ -417,3 +417,180 @@ async fn a_damaged_unfinished_synchronization_holds_up_no_collection() {
     vault.collect(&options, &NoMonitor).await.unwrap();
     lab.history.check(&vault).await;
 }
+
+/// What it has sent is needed as long as somebody may go on with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_goes_on_with_is_given_up_after_its_time() {
+    let mut lab = Lab::new(16);
+    let vault = lab.at().create().await.unwrap();
+    let mut machine = Machine::new("a", 300_000);
+    machine.write(&mut lab.random, 0, 300_000);
+    lab.protect(&vault, &mut machine).await;
+    let mut other = Machine::new("b", 300_000);
+    other.write(&mut lab.random, 0, 300_000);
+    let begin = other.begin(&mut lab.random);
+    let writer = vault.begin(begin.clone()).await.unwrap();
+    images::send(&*writer, &other).await.unwrap();
+    writer.suspend().await.unwrap();
+    let options = CollectOptions::default();
+    let mut dry = options;
+    dry.dry_run = true;
+    // The vault believes in three days for each change at most.
+    for day in (3..=33).step_by(3) {
+        lab.clock.advance(Duration::from_hours(72));
+        let is_old = day > 30;
+        for options in [dry, options] {
+            let report = vault.collect(&options, &NoMonitor).await.unwrap();
+            // 30 days are not over as long as the last of them has not begun.
+            let given_up = u64::from(report.given_up > 0);
+            assert_eq!(
+                report.dropped.count > 0,
+                given_up > 0,
+                "day {day}: {report:?}"
+            );
+            if day < 30 || is_old {
+                break;
+            }
+        }
+    }
+    let unfinished = vault.replica(&other.name).await.unwrap();
+    assert!(unfinished.is_none());
+    let writer = vault.begin(begin.clone()).await.unwrap();
+    assert_eq!(writer.resume_at(0).0, 0, "it starts over");
+    images::send(&*writer, &other).await.unwrap();
+    let (mut group, begins) = ([&mut other], [begin]);
+    let committed = lab
+        .history
+        .commit(&vault, &mut lab.random, &mut group, &begins);
+    committed.await.unwrap();
+    lab.history.check(&vault).await;
+}
+
+/// The index named a copy that goes; the one that stays is damaged, which nobody
+/// has noticed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unread_copy_does_not_take_the_place_of_one_that_goes() {
+    let mut lab = Lab::new(17);
+    let vault = lab.at().create().await.unwrap();
+    let shared = images::noise(&mut lab.random, 40_000);
+    let mut machines = ["x", "y", "z"].map(|name| Machine::new(name, 300_000));
+    for machine in &mut machines {
+        machine.bytes[..shared.len()].copy_from_slice(&shared);
+    }
+    let [x, y, z] = &mut machines;
+    x.write(&mut lab.random, 200_000, 60_000);
+    let begins = [x.begin(&mut lab.random), y.begin(&mut lab.random)];
+    for (begin, machine) in begins.iter().zip([&*x, &*y]) {
+        let writer = vault.begin(begin.clone()).await.unwrap();
+        images::send(&*writer, machine).await.unwrap();
+    }
+    for (begin, machine) in begins.iter().zip([&mut *x, &mut *y]) {
+        let (mut group, begin) = ([machine], std::slice::from_ref(begin));
+        let committed = lab
+            .history
+            .commit(&vault, &mut lab.random, &mut group, begin);
+        committed.await.unwrap();
+    }
+    let packs = lab.packs(".data");
+    assert_eq!(packs.len(), 2, "it is stored twice");
+    let size = |path: &&PathBuf| std::fs::metadata(path).unwrap().len();
+    let stays = packs.iter().max_by_key(size).unwrap().clone();
+    for machine in [&mut *x, &mut *y] {
+        machine.write(&mut lab.random, 0, 140_000);
+        lab.protect(&vault, machine).await;
+    }
+    let known = lab.history.known().points;
+    let heads = [x.head, y.head];
+    let old = known.iter().map(|kept| kept.id);
+    let old: Vec<_> = old.filter(|id| !heads.contains(&Some(*id))).collect();
+    lab.history.expire(&vault, &old).await.unwrap();
+    vault.close().await.unwrap();
+    drop(vault);
+    // The first frame is the first chunk, which all three have.
+    images::change(&stays, |bytes| bytes[48 + 12 + 10] ^= 1);
+
+    let vault = lab.at().open().await.unwrap();
+    let mut options = CollectOptions::default();
+    options.most_dead = u8::MAX;
+    let collected = vault.collect(&options, &NoMonitor).await.unwrap();
+    assert!(
+        collected.deleted.count > 0 && stays.exists(),
+        "{collected:?}"
+    );
+    z.changed.push(0..300_000);
+    lab.protect(&vault, z).await;
+    vault.close().await.unwrap();
+    drop(vault);
+    let vault = lab.at().open().await.unwrap();
+    lab.history.check(&vault).await;
+    options.most_dead = 0;
+    vault.collect(&options, &NoMonitor).await.unwrap();
+    lab.history.check(&vault).await;
+}
+
+/// A frame that can't be healed keeps its pack, and costs no more than itself at
+/// the next runs.
+#[tokio::test(start_paused = true)]
+async fn a_pack_that_cannot_be_moved_is_not_read_again_and_again() {
+    let inner = Arc::new(InMemory::new());
+    let script = Arc::new(Script::default());
+    let store = FaultyStore::new(Arc::clone(&inner) as _, Arc::clone(&script));
+    let at = || {
+        let store = Arc::clone(&store) as Arc<dyn ObjectStore>;
+        DedupStore::on(store, "v").with_takeover(Takeover::Force)
+    };
+    let mut random = fastrand::Rng::with_seed(18);
+    let history = History::default();
+    let vault = at().create().await.unwrap();
+    let mut machine = Machine::new("a", 4 << 20);
+    machine.write(&mut random, 0, 4 << 20);
+    history.protect_one(&vault, &mut random, &mut machine).await;
+    let prefix = object_store::path::Path::from("v/packs");
+    let listed = inner.list_with_delimiter(Some(&prefix)).await.unwrap();
+    let mut packs = listed.objects.iter().map(|facts| facts.location.clone());
+    let pack = packs.find(|path| path.extension() == Some("data")).unwrap();
+    // Of the old pack a bit at the end is still needed.
+    machine.write(&mut random, 0, 3 << 20);
+    history.protect_one(&vault, &mut random, &mut machine).await;
+    let old = history.known().points[0].id;
+    history.expire(&vault, &[old]).await.unwrap();
+    vault.close().await.unwrap();
+    let whole = inner.get(&pack).await.unwrap().bytes().await.unwrap();
+    let mut bytes = whole.to_vec();
+    let at_end = bytes.len() - 20_000;
+    bytes[at_end] ^= 1;
+    inner.put(&pack, bytes.into()).await.unwrap();
+
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        let vault = at().open().await.unwrap();
+        let count = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let (counted, of) = (Arc::clone(&count), pack.clone());
+        script.rule(move |request, path| {
+            let hit = request == Request::Get && path == of.as_ref();
+            counted.fetch_add(u64::from(hit), Ordering::SeqCst);
+            Action::Pass
+        });
+        let mut options = CollectOptions::default();
+        options.most_dead = 0;
+        let report = vault.collect(&options, &NoMonitor).await.unwrap();
+        asked.push((count.load(Ordering::SeqCst), report.written.0));
+        assert_eq!(report.unreadable.count, 1, "{report:?}");
+        script.pass();
+        vault.close().await.unwrap();
+    }
+    assert!(asked[1].0 <= 2 && asked[2].0 <= 2, "{asked:?}");
+    assert_eq!((asked[1].1, asked[2].1), (0, 0), "{asked:?}");
+    // The disk comes to itself.
+    inner.put(&pack, whole.into()).await.unwrap();
+    let vault = at().open().await.unwrap();
+    let mut options = CollectOptions::default();
+    options.most_dead = 0;
+    let report = vault.collect(&options, &NoMonitor).await.unwrap();
+    assert_eq!(
+        (report.unreadable.count, report.rewritten.count),
+        (0, 1),
+        "{report:?}"
+    );
+    history.check(&vault).await;
+}

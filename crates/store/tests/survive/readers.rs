@@ -3,11 +3,15 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::Duration;
 
-use backstop_core::{ErrorKind, Maintenance, RecoveryStore};
+use backstop_core::{
+    ByteCount, ByteOffset, ErrorKind, Maintenance, ManualClock, NoMonitor, RecoveryStore,
+    StreamName, Timestamp, VerifyOptions,
+};
 use backstop_store::{Credential, DedupStore, DedupStoreBuilder, VaultSettings};
-use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::faults::{Action, FaultyStore, Policy, Request};
 use crate::history::{History, holds};
@@ -155,5 +159,187 @@ async fn a_reader_of_local_files_changes_no_file_but_the_catalogs_manifest() {
             same || path.starts_with("db/manifest/"),
             "{path} is another"
         );
+    }
+}
+
+/// A vault of which all is needed and most will not be.
+struct Aging {
+    clock: Arc<ManualClock>,
+    random: fastrand::Rng,
+    history: History,
+    machine: Machine,
+}
+
+impl Aging {
+    fn new(seed: u64, at: Timestamp) -> Self {
+        Self {
+            clock: Arc::new(ManualClock::at(at)),
+            random: fastrand::Rng::with_seed(seed),
+            history: History::default(),
+            machine: Machine::new("a", 500_000),
+        }
+    }
+
+    fn timed(&self, builder: DedupStoreBuilder) -> DedupStoreBuilder {
+        builder.with_clock(Arc::clone(&self.clock) as _)
+    }
+
+    async fn fill(&mut self, owner: &DedupStore) {
+        for _ in 0..3 {
+            self.machine.write(&mut self.random, 0, 500_000);
+            let machine = &mut self.machine;
+            self.history
+                .protect_one(owner, &mut self.random, machine)
+                .await;
+        }
+    }
+
+    async fn expire(&self, owner: &DedupStore) {
+        let points = self.history.known().points;
+        let all: Vec<_> = points.iter().map(|kept| kept.id).collect();
+        let (_, old) = all.split_last().unwrap();
+        self.history.expire(owner, old).await.unwrap();
+    }
+}
+
+const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_of_a_store_that_died_holds_space_for_an_hour() {
+    let mut lab = Aging::new(3, NOW);
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let owner = lab.timed(on(Arc::clone(&store))).create().await.unwrap();
+    lab.fill(&owner).await;
+    let reader = lab.timed(on(Arc::clone(&store))).open_read_only().await;
+    let reader = reader.unwrap();
+    lab.expire(&owner).await;
+    let held = lab.history.collect(&owner).await.unwrap();
+    assert!(held.dropped.count > 0 && held.deleted.count == 0);
+    assert_eq!((held.waiting, held.readers), (held.dropped, 1), "{held:?}");
+    // It dies: nothing takes its registration back.
+    drop(reader);
+    lab.clock.advance(Duration::from_mins(30));
+    owner.close().await.unwrap();
+    let owner = lab.timed(on(Arc::clone(&store))).open().await.unwrap();
+    let waits = lab.history.collect(&owner).await.unwrap();
+    assert_eq!(waits.deleted.count, 0, "{waits:?}");
+    // One that comes now finds them condemned and holds nothing.
+    let late = lab.timed(on(Arc::clone(&store))).open_read_only().await;
+    let late = late.unwrap();
+    lab.clock.advance(Duration::from_mins(31));
+    let after = lab.history.collect(&owner).await.unwrap();
+    assert_eq!(after.deleted, held.dropped, "{after:?}");
+    lab.history.check(&late).await;
+    late.close().await.unwrap();
+    lab.history.check(&owner).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_local_files_holds_space_as_long_as_it_lives_and_no_longer() {
+    let mut lab = Aging::new(4, NOW);
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap().to_owned();
+    let at = || {
+        let mut settings = VaultSettings::default();
+        settings.pack_bytes = 96 << 10;
+        DedupStore::at(&place).with_settings(settings)
+    };
+    let owner = lab.timed(at()).create().await.unwrap();
+    lab.fill(&owner).await;
+    let old = lab.history.known().points[0].clone();
+    let reader = lab.timed(at()).open_read_only().await.unwrap();
+    lab.expire(&owner).await;
+    let held = lab.history.collect(&owner).await.unwrap();
+    assert!(held.dropped.count > 0 && held.deleted.count == 0);
+    // It sleeps for longer than anybody renews anything: it still lives.
+    lab.clock.advance(Duration::from_hours(50));
+    let waits = lab.history.collect(&owner).await.unwrap();
+    assert_eq!((waits.deleted.count, waits.readers), (0, 1), "{waits:?}");
+    holds(&reader, &old).await;
+    // It dies without a word.
+    drop(reader);
+    let after = lab.history.collect(&owner).await.unwrap();
+    assert_eq!(after.deleted, held.dropped, "{after:?}");
+    let left = std::fs::read_dir(folder.path().join("readers")).unwrap();
+    assert_eq!(left.count(), 0);
+    lab.history.check(&owner).await;
+}
+
+/// A suspended machine wakes, and what it reads is gone: that is no damage.
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_slept_too_long_says_so() {
+    let mut lab = Aging::new(5, NOW);
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let owner = lab.timed(on(Arc::clone(&store))).create().await.unwrap();
+    lab.fill(&owner).await;
+    let points = lab.history.known().points;
+    let readers = [
+        lab.timed(on(Arc::clone(&store)))
+            .open_read_only()
+            .await
+            .unwrap(),
+        lab.timed(on(Arc::clone(&store)))
+            .open_read_only()
+            .await
+            .unwrap(),
+    ];
+    let disk = StreamName::disk();
+    let image = readers[0].open(points[0].id, &disk).await.unwrap();
+    lab.expire(&owner).await;
+    lab.clock.advance(Duration::from_mins(61));
+    let gone = lab.history.collect(&owner).await.unwrap();
+    assert!(gone.deleted.count > 0 && gone.readers == 0, "{gone:?}");
+    // It wakes and renews: that does not bring its registration back.
+    tokio::time::sleep(Duration::from_mins(11)).await;
+    let prefix = object_store::path::Path::from("vault/readers");
+    let registered = store.list_with_delimiter(Some(&prefix)).await;
+    assert_eq!(registered.unwrap().objects.len(), 0);
+    let error = image.read(ByteOffset(0), ByteCount(500_000)).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(
+        error.to_string().contains("open the vault again"),
+        "{error}"
+    );
+    let error = image.recover(image_of(500_000)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    let verified = readers[1]
+        .verify(&VerifyOptions::default(), &NoMonitor)
+        .await;
+    if let Ok(report) = &verified {
+        // Its view may have moved on to what is there.
+        assert_eq!(report.damaged, 0, "{report:?}");
+    }
+    let fresh = lab.timed(on(Arc::clone(&store))).open_read_only().await;
+    lab.history.check(&fresh.unwrap()).await;
+}
+
+fn image_of(length: u64) -> backstop_core::Extent {
+    backstop_core::Extent::whole(ByteCount(length))
+}
+
+/// A registration that can't be read is no reason to wait for ever.
+#[tokio::test(start_paused = true)]
+async fn a_registration_of_a_newer_format_counts_for_a_day() {
+    // Later than any store says that its objects were written.
+    let mut lab = Aging::new(6, Timestamp(4_000_000_000_000));
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let owner = lab.timed(on(Arc::clone(&store))).create().await.unwrap();
+    lab.fill(&owner).await;
+    let newer = br#"{"format":9,"something":"else"}"#.to_vec();
+    let ahead = br#"{"format":0,"process":1,"renewed":5000000000000}"#.to_vec();
+    for (name, bytes) in [("1", newer), ("2", ahead)] {
+        let path = format!("vault/readers/000000000000000{name}.json").into();
+        store.put(&path, bytes.into()).await.unwrap();
+    }
+    lab.expire(&owner).await;
+    let written = backstop_core::SystemClock;
+    let now = backstop_core::Clock::now(&written);
+    for (at, count) in [(now, 2), (now.after(Duration::from_hours(25)), 0)] {
+        let clock = Arc::new(ManualClock::at(at));
+        let opened = on(Arc::clone(&store)).with_clock(clock as _);
+        let owner = opened.with_takeover(backstop_store::Takeover::Force).open();
+        let report = lab.history.collect(&owner.await.unwrap()).await.unwrap();
+        assert_eq!(report.readers, count, "{report:?}");
     }
 }
