@@ -117,6 +117,10 @@ fn table(collected: &Collected) -> Table {
         let what = format!("expired recovery points {would}removed for good");
         table.row(vec![what, report.purged.to_string(), String::new()]);
     }
+    if report.given_up > 0 {
+        let what = format!("unfinished synchronizations {would}given up");
+        table.row(vec![what, report.given_up.to_string(), String::new()]);
+    }
     if report.is_partial {
         let rest = "a budget ended it; run it again for the rest".to_owned();
         table.row(vec![rest, String::new(), String::new()]);

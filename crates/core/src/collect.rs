@@ -36,7 +36,8 @@ pub struct CollectOptions {
     /// A synchronization that could be continued, and with which nobody went on
     /// for so long by the vault's time, is given up: what it has sent is not
     /// needed any more. One whose maps are damaged is given up at once. The next
-    /// one starts over.
+    /// one starts over. A store that keeps none beyond its process has none to give
+    /// up.
     pub most_unfinished_age: Duration,
     /// What the memory for marking may be. Where the vault holds more chunks
     /// than fit (12 bytes each), only some of its packs are looked at.

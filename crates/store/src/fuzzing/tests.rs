@@ -59,6 +59,7 @@ fn seeds_are_valid() {
             "index_entry" => Location::decode(&bytes).is_ok(),
             "catalog_record" => match name.as_str() {
                 "replica" => record::decode::<ReplicaEntry>("", &bytes).is_ok(),
+                "bad_frame" => record::decode::<BadFrame>("", &bytes).is_ok(),
                 "condemned" => record::decode::<CondemnedPack>("", &bytes).is_ok(),
                 "unfinished" => record::decode::<UnfinishedEntry>("", &bytes).is_ok(),
                 "slots" => record::decode::<CountedSlots>("", &bytes).is_ok(),
