@@ -34,8 +34,7 @@ pub(super) async fn others(
 ) -> Result<HashMap<Frame, Location>> {
     let frames: HashSet<Frame> = named.keys().copied().collect();
     let mut others = HashMap::new();
-    let mut rescued = false;
-    let writer = vault.writer()?.apart();
+    let mut alone = Vec::new();
     for (frame, copies) in candidates(vault, inventory, &frames).await? {
         if let Some(whole) = whole(vault, &frame, &copies).await? {
             vault.index.forget_bad(&frame).await;
@@ -44,30 +43,41 @@ pub(super) async fn others(
         }
         // From here on nobody comes to rely on it any more.
         vault.index.mark_bad(frame.0, &frame.1).await;
-        if judged == Judged::All && !inventory.may_be_needed(frame.0, &frame.1) {
-            continue;
-        }
-        let kept = match named.get(&frame) {
-            Some(at) => sealed_anew(vault, &frame, *at).await?,
-            None => None,
-        };
-        match kept {
-            Some((kind, plain)) => {
-                tracing::warn!(content = ?frame.0, digest = %frame.1, "the only whole copy of a frame is stored anew");
-                writer.append(kind, vec![plain], ()).await?;
-                rescued = true;
-            }
-            // So that it is told as damage.
-            None => {
-                others.extend(copies.first().map(|copy| (frame, *copy)));
-            }
-        }
+        // So that it is told as damage where nothing of it is whole.
+        others.extend(copies.first().map(|copy| (frame, *copy)));
+        alone.extend(named.get(&frame).map(|at| (frame, *at)));
     }
-    if rescued {
-        writer.finish_all().await?;
-        writer.check(0)?;
+    for frame in rescue(vault, inventory, judged, alone).await? {
+        others.remove(&frame);
     }
     Ok(others)
+}
+
+/// Stores frames anew that are bad where else they stand, each from a place in a
+/// pack that is to go, if they may be needed and are whole there. Gives those that
+/// are not needed.
+pub(super) async fn rescue(
+    vault: &Arc<Vault>,
+    inventory: &Inventory,
+    judged: Judged,
+    frames: Vec<(Frame, Location)>,
+) -> Result<Vec<Frame>> {
+    let mut needless = Vec::new();
+    if frames.is_empty() {
+        return Ok(needless);
+    }
+    let writer = vault.writer()?.apart();
+    for (frame, at) in frames {
+        if judged == Judged::All && !inventory.may_be_needed(frame.0, &frame.1) {
+            needless.push(frame);
+        } else if let Some((kind, plain)) = sealed_anew(vault, &frame, at).await? {
+            tracing::warn!(content = ?frame.0, digest = %frame.1, "the only whole copy of a frame is stored anew");
+            writer.append(kind, vec![plain], ()).await?;
+        }
+    }
+    writer.finish_all().await?;
+    writer.check(0)?;
+    Ok(needless)
 }
 
 /// Reads each frame once more that is known to be bad, and its other copies: the

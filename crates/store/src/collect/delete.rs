@@ -24,7 +24,7 @@ use crate::catalog::{Batch, CONDEMNED, PACKS, numbered_key, pack_number};
 use crate::failure;
 use crate::pack::index::{Location, Pack};
 use crate::pack::salvage::{self, Salvaged};
-use crate::pack::table::FOOTER_LENGTH;
+use crate::pack::table::{FOOTER_LENGTH, TableEntry};
 use crate::readers;
 use crate::record::{self, CondemnedPack, PackRecord};
 use crate::vault::Vault;
@@ -44,6 +44,9 @@ struct Doomed {
     record: Option<PackRecord>,
     /// The frames whose entries name it.
     named: Vec<(Frame, Location)>,
+    /// The others that are known to be bad where their entries name them: these
+    /// copies may be the only whole ones.
+    spare: Vec<(Frame, Location)>,
 }
 
 /// Deletes what is condemned and not needed by a reader. Before it is `judged`
@@ -109,6 +112,8 @@ pub(super) async fn condemned(
         // tables of all packs that were passed over.
         let named = doomed.iter().flat_map(|pack| &pack.named).copied();
         let others = copies::others(vault, inventory, judged, named.collect()).await?;
+        let spare = doomed.iter().flat_map(|pack| &pack.spare).copied();
+        copies::rescue(vault, inventory, judged, spare.collect()).await?;
         for packs in doomed.chunks(TOGETHER) {
             if run.is_spent() {
                 run.report.is_partial = true;
@@ -132,11 +137,14 @@ async fn gather(
     let mut doomed: Vec<Doomed> = Vec::new();
     let mut named_frames = 0;
     for (number, record) in free {
-        let mut named = Vec::new();
+        let (mut named, mut spare) = (Vec::new(), Vec::new());
         if let Some(record) = &record {
             run.report.requests += 1;
             match frames(vault, number, record).await {
-                Ok(frames) => named = naming(vault, number, &frames).await?,
+                Ok(frames) => {
+                    (named, spare) = naming(vault, number, frames).await?;
+                    spare.retain(|((content, digest), _)| vault.index.is_bad(*content, digest));
+                }
                 Err(error) => {
                     // It must not hold up the others.
                     tracing::warn!(pack = %record.name, %error, "a condemned pack can't be deleted now");
@@ -150,6 +158,7 @@ async fn gather(
             number,
             record,
             named,
+            spare,
         });
         let is_full = inventory.passed_over.is_empty() || named_frames >= most_frames;
         if is_full && doomed.len() >= TOGETHER {
@@ -225,20 +234,21 @@ const FOLDER: &str = "packs";
 
 /// The frames of a pack. Of one whose table is damaged, those that can be read:
 /// what the index says of others stays, and is found to be wrong by who asks.
-async fn frames(vault: &Vault, number: u64, record: &PackRecord) -> Result<Vec<Frame>> {
+async fn frames(vault: &Vault, number: u64, record: &PackRecord) -> Result<Vec<(Frame, Location)>> {
+    let frame = |entry: &TableEntry| {
+        let frame = (entry.header.content, entry.digest);
+        (frame, Location::of(number, entry))
+    };
     match vault.index.table(number).await {
-        Ok((_, entries)) => Ok(entries
-            .iter()
-            .map(|entry| (entry.header.content, entry.digest))
-            .collect()),
+        Ok((_, entries)) => Ok(entries.iter().map(frame).collect()),
         Err(error) if failure::is_damage(&error) => {
             tracing::warn!(pack = number, %error, "a condemned pack's table can't be read");
             let pack = Pack::of(record, &vault.seal).await?;
             let tail = FOOTER_LENGTH as u64 + u64::from(record.table_bytes);
             let end = record.bytes.saturating_sub(tail);
             let found = salvage::frames(&vault.reader, &pack, end, &vault.codecs).await?;
-            let whole = found.iter().filter_map(|frame| match frame {
-                Salvaged::Whole(entry) => Some((entry.header.content, entry.digest)),
+            let whole = found.iter().filter_map(|found| match found {
+                Salvaged::Whole(entry) => Some(frame(entry)),
                 Salvaged::Damaged => None,
             });
             Ok(whole.collect())
@@ -252,17 +262,23 @@ async fn frames(vault: &Vault, number: u64, record: &PackRecord) -> Result<Vec<F
     }
 }
 
-/// The frames whose entries name a pack, and where in it.
-async fn naming(vault: &Vault, number: u64, frames: &[Frame]) -> Result<Vec<(Frame, Location)>> {
-    let mut naming = Vec::new();
-    for frames in frames.chunks(AT_ONCE) {
-        for (frame, at) in frames.iter().zip(entries_of(vault, frames).await?) {
-            if let Some((_, at)) = at.filter(|(_, at)| at.pack == number) {
-                naming.push((*frame, at));
+type Placed = Vec<(Frame, Location)>;
+
+/// Parts the frames of a pack into those whose entries name it and those whose
+/// entries name another.
+async fn naming(vault: &Vault, number: u64, frames: Placed) -> Result<(Placed, Placed)> {
+    let (mut naming, mut others) = (Vec::new(), Vec::new());
+    for placed in frames.chunks(AT_ONCE) {
+        let names: Vec<Frame> = placed.iter().map(|(frame, _)| *frame).collect();
+        for (placed, entry) in placed.iter().zip(entries_of(vault, &names).await?) {
+            match entry {
+                Some((_, at)) if at.pack == number => naming.push((placed.0, at)),
+                Some(_) => others.push(*placed),
+                None => {}
             }
         }
     }
-    Ok(naming)
+    Ok((naming, others))
 }
 
 /// The entries of frames: their keys, and where they say that they stand.
