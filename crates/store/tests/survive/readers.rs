@@ -248,6 +248,8 @@ async fn a_reader_of_local_files_holds_space_as_long_as_it_lives_and_no_longer()
     lab.fill(&owner).await;
     let old = lab.history.known().points[0].clone();
     let reader = lab.timed(at()).open_read_only().await.unwrap();
+    // What it lists may move on with the catalog; what it has begun to read stays.
+    let image = reader.open(old.id, &StreamName::disk()).await.unwrap();
     lab.expire(&owner).await;
     let held = lab.history.collect(&owner).await.unwrap();
     assert!(held.dropped.count > 0 && held.deleted.count == 0);
@@ -255,9 +257,10 @@ async fn a_reader_of_local_files_holds_space_as_long_as_it_lives_and_no_longer()
     lab.clock.advance(Duration::from_hours(50));
     let waits = lab.history.collect(&owner).await.unwrap();
     assert_eq!((waits.deleted.count, waits.readers), (0, 1), "{waits:?}");
-    holds(&reader, &old).await;
+    let read = image.read(ByteOffset(0), ByteCount(500_000)).await;
+    assert!(read.unwrap()[..] == old.image[..]);
     // It dies without a word.
-    drop(reader);
+    drop((image, reader));
     let after = lab.history.collect(&owner).await.unwrap();
     assert_eq!(after.deleted, held.dropped, "{after:?}");
     let left = std::fs::read_dir(folder.path().join("readers")).unwrap();
