@@ -115,6 +115,12 @@ fn replicated(report: &ReplicateReport, dry_run: bool) -> Table {
         let what = format!("not copied, damaged: {source}");
         row(&what, short(*id));
     }
+    for source in &report.in_doubt {
+        row(
+            &format!("in doubt there, until a new point is copied: {source}"),
+            String::new(),
+        );
+    }
     if report.is_partial {
         row("the rest is for the next run", String::new());
     }

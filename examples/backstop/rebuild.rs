@@ -31,7 +31,11 @@ pub async fn rebuild(
     }
     output.print(&report, table(&report))?;
     Ok(
-        if report.damaged.is_empty() && report.lost.is_empty() && report.unreadable.count == 0 {
+        if report.damaged.is_empty()
+            && report.lost.is_empty()
+            && report.unreadable.count == 0
+            && report.damaged_records == 0
+        {
             Verdict::Done
         } else {
             Verdict::Damaged
@@ -57,6 +61,10 @@ fn table(report: &RebuildReport) -> Table {
         let bytes = amount(report.unreadable.bytes);
         row("packs that can't be read", report.unreadable.count, bytes);
     }
+    if report.damaged_records > 0 {
+        let records = report.damaged_records;
+        row("records that can't be read", records, String::new());
+    }
     row(
         "points that are back",
         report.points.len() as u64,
@@ -69,6 +77,7 @@ fn table(report: &RebuildReport) -> Table {
         }
     };
     list("back, but damaged", &report.damaged);
+    list("back, unknown to the last rebuild", &report.unseen);
     list("lost: it can't be opened", &report.lost);
     list("had expired", &report.expired);
     list("was never committed", &report.uncommitted);

@@ -42,10 +42,18 @@ pub struct RebuildReport {
     /// Points that can't be opened, as what lists their images is gone: left
     /// out.
     pub lost: Vec<(SourceName, PointId)>,
+    /// Points that are back, and that the last rebuild before had not seen: packs
+    /// were missing then, or an owner that it had overridden went on afterwards
+    /// and was never told of success. They stand among `points` or `damaged` too.
+    pub unseen: Vec<(SourceName, PointId)>,
     /// Points that were committed together with others that are not back.
     pub parted: Vec<(SourceName, PointId)>,
     /// Packs whose table was damaged, and whose frames were found one by one.
     pub damaged_tables: u64,
     /// Packs of which nothing can be read.
     pub unreadable: Objects,
+    /// Records of points, and pages that tell what happened to points, which can't
+    /// be read: what they told is not known. A point may be missing for it, or be
+    /// back though it had expired.
+    pub damaged_records: u64,
 }

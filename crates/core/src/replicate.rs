@@ -32,6 +32,9 @@ pub struct ReplicateReport {
     /// damaged, here or in the base that the other vault has: verify, and heal
     /// them first.
     pub damaged: Vec<(SourceName, PointId)>,
+    /// Sources whose replica at the other vault is in doubt that this one does not
+    /// share. It stays until a new point was copied whole, or was checked.
+    pub in_doubt: Vec<SourceName>,
     /// Regions in which points differ from what the other vault had of them.
     pub regions: u64,
     /// Chunks that were sent.

@@ -326,7 +326,10 @@ async fn approve(vault: &Vault, id: &str, approval: Approval) -> Result<Approved
     }
     let answered = Change::Answered(request.id);
     match effect(vault, &request.action).await? {
-        Effect::Change(change) => changes::commit(vault, &[*change, answered]).await?,
+        Effect::Change(change) => {
+            changes::commit(vault, &[*change, answered]).await?;
+            changes::keep(vault).await?;
+        }
         Effect::RemoveKey(slot) => {
             // If it ends between the two, it has to be asked for again.
             changes::commit(vault, &[answered]).await?;
@@ -348,7 +351,8 @@ async fn change_operators(
         check(vault, &action).await?;
     }
     let changed = change(&operators(vault).await?)?;
-    changes::commit(vault, &[Change::Operators(changed)]).await
+    changes::commit(vault, &[Change::Operators(changed)]).await?;
+    changes::keep(vault).await
 }
 
 impl DedupStore {

@@ -141,6 +141,7 @@ impl DedupStoreBuilder {
             header,
             seal: Arc::new(seal),
             is_sure: true,
+            is_rebuilt: false,
         };
         Box::pin(unlocked.own()).await
     }
@@ -196,6 +197,7 @@ impl DedupStoreBuilder {
             header,
             seal: Arc::new(seal),
             is_sure,
+            is_rebuilt: false,
         })
     }
 }

@@ -203,7 +203,7 @@ impl Catalog {
     /// The owner's epoch: larger than every earlier owner's. Zero for readers.
     pub(crate) fn epoch(&self) -> u64 {
         match &self.db {
-            // Those of a rebuilt catalog come after all of the one before.
+            // The inverse of `catalog_of`.
             Handle::Owner(db) => (u64::from(self.number) << 32) + db.manifest().writer_epoch(),
             Handle::Reader(_) => 0,
         }
@@ -439,6 +439,12 @@ pub(crate) fn pack_number(key: &[u8]) -> Result<u64> {
     number.map(u64::from_be_bytes).ok_or_else(|| {
         backstop_core::Error::corrupt("a key of the catalog holds no number of a pack")
     })
+}
+
+/// The catalog of an owner's epoch: those of a rebuilt one come after all of the
+/// one before.
+pub(crate) fn catalog_of(epoch: u64) -> u32 {
+    u32::try_from(epoch >> 32).unwrap_or(u32::MAX)
 }
 
 /// Changes to the catalog that happen together.

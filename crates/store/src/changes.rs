@@ -43,6 +43,17 @@ pub(crate) async fn commit(vault: &Vault, changes: &[Change]) -> Result<()> {
     ledger::commit(vault, batch, events(changes)).await
 }
 
+/// Brings what changed into a pack at once: what protects the vault must outlive
+/// its catalog from the moment that it is told. The commit lock is held.
+pub(crate) async fn keep(vault: &Vault) -> Result<()> {
+    ledger::settle_now(vault).await.map_err(|error| {
+        error.within(
+            "the change was made, and stands in the catalog alone until the next commit, \
+             collection or closing",
+        )
+    })
+}
+
 /// What a rebuild has to know of changes. Requests that wait are none of it.
 fn events(changes: &[Change]) -> Vec<Event> {
     let mut events = Vec::new();

@@ -17,12 +17,13 @@ use bytes::Bytes;
 use metrics::counter;
 
 use crate::catalog::{self, Batch};
-use crate::ledger;
+use crate::ledger::{self, Attempt};
 use crate::manifest::{Entry, Manifest};
 use crate::nodes::raw_frame;
 use crate::pack::frame::{Content, FrameHeader, PlainFrame};
 use crate::pack::name::PackKind;
 use crate::record::{self, PointGroup, PointRecord, ReplicaEntry};
+use crate::removal;
 use crate::session::{Session, Settled};
 use crate::vault::Vault;
 
@@ -53,6 +54,7 @@ pub(crate) async fn commit(
     let now = vault.time().await?.time;
     let mut records = Vec::with_capacity(members.len());
     let mut fresh = Vec::new();
+    let mut attempt = Attempt::new(vault);
     let group = group(&members);
     for member in members {
         match member {
@@ -60,7 +62,7 @@ pub(crate) async fn commit(
             Member::New(session, point) => {
                 // Never given again, whatever becomes of this commit: the
                 // record may be durable before it fails.
-                let sequence = vault.next_sequence.fetch_add(1, Ordering::AcqRel);
+                let sequence = attempt.take();
                 let record = prepare(vault, &session, &point, (sequence, now), group).await?;
                 records.push(record.point.clone());
                 fresh.push((session, point, record));
@@ -87,7 +89,7 @@ pub(crate) async fn commit(
     let mut batch = Batch::default();
     ledger::put_counters(vault, &mut batch)?;
     if let Some(written) = &ledger {
-        ledger::count(written, &mut batch)?;
+        ledger::count(vault, written, &mut batch)?;
     }
     for (_, new, record) in &fresh {
         let point = &record.point;
@@ -107,6 +109,7 @@ pub(crate) async fn commit(
         batch.delete(&vault.catalog.unfinished_key(&point.source));
         batch.delete(&vault.catalog.folded_key(&point.source));
     }
+    attempt.decide();
     vault.commit_batch(batch).await?;
     if let Some(written) = &ledger {
         ledger::counted(vault, written);
@@ -182,6 +185,8 @@ async fn prepare(
     let mut record = PointRecord {
         manifest: Some(digest),
         epoch: vault.catalog.epoch(),
+        began: vault.began.load(Ordering::Acquire),
+        protection: removal::protection(vault).await?,
         state: new.state.clone(),
         group,
         committed: Some(now),

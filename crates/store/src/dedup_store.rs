@@ -161,13 +161,16 @@ impl DedupStore {
             return vault.catalog.close(false).await;
         }
         let epoch = vault.catalog.epoch();
-        if let Err(error) = ledger::settle(vault).await {
+        let settled = ledger::settle(vault).await;
+        if let Err(error) = &settled {
             tracing::warn!(vault = %vault.place.name, %error, "the ledger waits in the catalog");
         }
         let finished = match vault.writer() {
             Ok(writer) => writer.finish_all().await.is_ok() && writer.failures() == 0,
             Err(_) => false,
         };
+        // Of commits that failed only the ledger tells.
+        let finished = finished && settled.is_ok();
         let untidy =
             |error| tracing::warn!(vault = %vault.place.name, %error, "the vault is not tidied");
         if finished && let Err(error) = orphans::mark_clean(&vault.catalog, epoch).await {
@@ -189,6 +192,19 @@ impl DedupStore {
             untidy(error);
         }
         Ok(())
+    }
+
+    /// Closes a catalog that does not count: nothing of it comes into packs,
+    /// where the next rebuild would believe it.
+    pub(crate) async fn abandon(&self) -> Result<()> {
+        let vault = &self.vault;
+        let closed = vault.catalog.close(false).await;
+        vault.forget_all();
+        let released = match &vault.ownership {
+            Some(ownership) => ownership.release(&vault.place).await,
+            None => Ok(()),
+        };
+        closed.and(released)
     }
 
     async fn tidy(&self, alone: Result<bool>) -> Result<()> {

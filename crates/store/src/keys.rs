@@ -24,6 +24,7 @@ pub(crate) mod ring;
 mod rotation;
 pub(crate) mod slot;
 mod stored;
+mod uniting;
 
 use std::sync::Arc;
 
@@ -44,6 +45,7 @@ pub(crate) use counted::{check_log, look_before, settle};
 pub(crate) use opening::{Opened, create, open};
 pub(crate) use rotation::under_old_keys;
 pub use rotation::{KeyRingInfo, RetireReport, VaultKeyInfo};
+pub(crate) use uniting::unite;
 
 /// What opens a key slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -21,15 +21,15 @@ use crate::record::{self, CleanEpoch, Overridden};
 /// can delete nothing of a later one. Complete packs stay, even those that the
 /// catalog does not know: if a log of the catalog was lost, they are what its
 /// points are found again from. Collection decides about them. Costs nothing
-/// when the owner before us closed.
-pub(crate) async fn sweep(catalog: &Catalog, packs: &dyn PackStore) -> Result<()> {
+/// when the owner before us closed; tells whether it did.
+pub(crate) async fn sweep(catalog: &Catalog, packs: &dyn PackStore) -> Result<bool> {
     let epoch = catalog.epoch();
     let clean = match catalog.get(CLEAN_EPOCH).await? {
         Some(value) => record::decode::<CleanEpoch>("the mark of clean epochs", &value)?.epoch,
         None => 0,
     };
     if clean + 1 >= epoch {
-        return Ok(());
+        return Ok(true);
     }
     for (file, bytes) in packs.list().await? {
         // The name of an unfinished pack is that of the pack, and more.
@@ -42,7 +42,8 @@ pub(crate) async fn sweep(catalog: &Catalog, packs: &dyn PackStore) -> Result<()
             packs.delete(&format!("packs/{file}")).await?;
         }
     }
-    mark_clean(catalog, epoch - 1).await
+    mark_clean(catalog, epoch - 1).await?;
+    Ok(false)
 }
 
 /// Notes that epochs up to this one left no orphans.

@@ -7,7 +7,7 @@ use backstop_core::{Error, Result, Timestamp};
 use futures::TryStreamExt;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion};
 use url::Url;
 
 use crate::failure;
@@ -215,6 +215,49 @@ impl Place {
         bytes
             .map(Into::into)
             .map_err(|error| failure::of_store(name, error))
+    }
+
+    /// An object, and by what this version of it is known.
+    pub(crate) async fn get_versioned(&self, name: &str) -> Result<(Vec<u8>, UpdateVersion)> {
+        let failed = |error| failure::of_store(name, error);
+        let object = self.store.get(&self.path(name)).await.map_err(failed)?;
+        let version = UpdateVersion {
+            e_tag: object.meta.e_tag.clone(),
+            version: object.meta.version.clone(),
+        };
+        let bytes = object.bytes().await.map_err(failed)?;
+        Ok((bytes.into(), version))
+    }
+
+    /// Puts an object in the place of this version of it; tells whether it was
+    /// still that one. On local files, and where a store can't tell versions
+    /// apart, it is put in any case: there an owner's lock, or nothing, keeps
+    /// others away.
+    pub(crate) async fn put_over(
+        &self,
+        name: &str,
+        bytes: Vec<u8>,
+        version: UpdateVersion,
+    ) -> Result<bool> {
+        use object_store::Error as StoreError;
+        let is_known = version.e_tag.is_some() || version.version.is_some();
+        if self.folder.is_some() || !is_known {
+            return self.put(name, bytes).await.map(|()| true);
+        }
+        let path = self.path(name);
+        let payload = PutPayload::from(bytes.clone());
+        let mode = PutMode::Update(version);
+        match self.store.put_opts(&path, payload, mode.into()).await {
+            Ok(_) => Ok(true),
+            // It may be what this very request, sent twice, has put.
+            Err(StoreError::Precondition { .. } | StoreError::NotFound { .. }) => {
+                Ok(self.get(name).await? == bytes)
+            }
+            Err(StoreError::NotImplemented { .. } | StoreError::NotSupported { .. }) => {
+                self.put(name, bytes).await.map(|()| true)
+            }
+            Err(error) => Err(failure::of_store(name, error)),
+        }
     }
 
     /// The first bytes of an object; none if it is shorter.

@@ -5,8 +5,8 @@
 //! points can be found again from packs alone.
 
 use backstop_core::{
-    ChunkDigest, Error, PointId, PointKind, RecoveryPoint, ReplicaState, Result, SnapshotId,
-    SourceName, StreamName, SynchronizationId, Timestamp,
+    ChunkDigest, Error, PointId, PointKind, Protection, RecoveryPoint, ReplicaState, Result,
+    SnapshotId, SourceName, StreamName, SynchronizationId, Timestamp,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,13 @@ pub(crate) struct PointRecord {
     pub(crate) manifest: Option<ChunkDigest>,
     /// That of the owner which committed it.
     pub(crate) epoch: u64,
+    /// From which sequence on that owner numbers: those before it had committed
+    /// less.
+    pub(crate) began: u64,
+    /// What protected the vault then: minimum retention is known as long as any
+    /// record is.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) protection: Protection,
     /// The replica's state after it.
     pub(crate) state: ReplicaState,
     /// Of several that were committed together, which.
@@ -46,6 +53,10 @@ pub(crate) struct PointRecord {
     /// In the catalog, of one that can be brought back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) expiry: Option<Expiry>,
+}
+
+fn is_default(protection: &Protection) -> bool {
+    *protection == Protection::default()
 }
 
 /// When a point expired, and until when at least it can be brought back, by the

@@ -30,7 +30,8 @@ pub(crate) async fn set_protection(vault: &Vault, to: Protection) -> Result<()> 
         let seconds = to.undo_window.as_secs();
         approvals::check(vault, &GuardedAction::ShortenUndo { seconds }).await?;
     }
-    changes::commit(vault, &[Change::Protected(to)]).await
+    changes::commit(vault, &[Change::Protected(to)]).await?;
+    changes::keep(vault).await
 }
 
 /// See [`backstop_core::Maintenance::expire`].

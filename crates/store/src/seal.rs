@@ -226,6 +226,11 @@ impl Seal {
         self.known().ring.clone()
     }
 
+    /// All rings that are known.
+    pub(crate) fn rings(&self) -> Vec<Ring> {
+        self.known().rings.values().cloned().collect()
+    }
+
     /// The key that everything new is sealed under.
     pub(crate) fn current(&self) -> VaultKeyId {
         self.known().ring.current()

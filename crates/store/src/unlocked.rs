@@ -38,6 +38,8 @@ pub(crate) struct Unlocked {
     pub(crate) seal: Arc<Seal>,
     /// Whether the seal goes by the ring that counts.
     pub(crate) is_sure: bool,
+    /// Whether the catalog is made anew.
+    pub(crate) is_rebuilt: bool,
 }
 
 /// What an owner has, and a reader has not.
@@ -56,6 +58,7 @@ struct Beside {
 /// What the next pack and point are called.
 struct OwnCounters {
     next_number: u64,
+    began: u64,
     next_sequence: u64,
     condemned: Vec<u64>,
     bad: Vec<(Content, ChunkDigest)>,
@@ -175,7 +178,7 @@ impl Unlocked {
             ownership.noted(place)?;
         }
         keys::settle(catalog, place, &self.seal, self.is_sure).await?;
-        let next_sequence = match catalog.get(COUNTERS).await? {
+        let began = match catalog.get(COUNTERS).await? {
             Some(value) => {
                 record::decode::<Counters>("the vault's counters", &value)?.next_sequence
             }
@@ -191,14 +194,22 @@ impl Unlocked {
             condemned.push(pack_number(&key)?);
         }
         let packs = place.packs()?;
-        orphans::sweep(catalog, &*packs).await?;
+        let ended_well = orphans::sweep(catalog, &*packs).await?;
+        let ledger = Ledger::load(catalog).await?;
+        // What the owner before us began to commit may stand in a pack.
+        let next_sequence = if ended_well || self.is_rebuilt {
+            began
+        } else {
+            ledger.begin(catalog, began).await?
+        };
         tracing::debug!(epoch = catalog.epoch(), vault = %place.name, sequence = next_sequence, "vault opened");
         let counters = OwnCounters {
             next_number,
+            began,
             next_sequence,
             condemned,
             bad: bad_frames::kept(catalog).await?,
-            ledger: Ledger::load(catalog).await?,
+            ledger,
         };
         Ok((packs, counters))
     }
@@ -312,16 +323,17 @@ impl Unlocked {
             settings.memory.nodes,
         );
         let keeping = Keeping::since(clock.now());
-        let (ownership, next_sequence, ledger) = match owned {
+        let (ownership, began, next_sequence, ledger) = match owned {
             Some(owned) => {
                 let counters = owned.counters;
                 (
                     Some(owned.ownership),
+                    counters.began,
                     counters.next_sequence,
                     counters.ledger,
                 )
             }
-            None => (None, 0, Ledger::default()),
+            None => (None, 0, 0, Ledger::default()),
         };
         DedupStore::new(Vault {
             place: self.place,
@@ -344,6 +356,7 @@ impl Unlocked {
             collecting: tokio::sync::Mutex::default(),
             reading: Reading::default(),
             next_sequence: next_sequence.into(),
+            began: began.into(),
             ledger,
             streams: StreamCount::default(),
             sessions: Sessions::default(),

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
 
 use backstop_core::{
-    BufferPool, Clock, Codecs, CpuPool, Error, ErrorKind, ExpiredPoint, PointId, PooledBuffer,
-    REGION_LENGTH, RecoveryPoint, Result, SourceName, SynchronizationId, VaultTime,
+    BufferPool, Clock, Codecs, CpuPool, Error, ExpiredPoint, PointId, PooledBuffer, REGION_LENGTH,
+    RecoveryPoint, Result, SourceName, SynchronizationId, VaultTime,
 };
 use tokio::sync::{Mutex, RwLock};
 
@@ -63,6 +63,8 @@ pub(crate) struct Vault {
     /// What is read in this process.
     pub(crate) reading: Reading,
     pub(crate) next_sequence: AtomicU64,
+    /// The first sequence of this owner.
+    pub(crate) began: AtomicU64,
     /// Changed under `commit`.
     pub(crate) ledger: Ledger,
     /// The images that sessions write.
@@ -137,12 +139,8 @@ impl Vault {
         months::keep_if_due(self, &mut batch).await;
         let doubtful = || self.doubtful.store(true, Ordering::Release);
         let written = self.catalog.write(batch).await;
-        written.inspect_err(|error| {
-            // Nobody waited for it any more; it may happen yet.
-            if error.kind() == ErrorKind::Unavailable {
-                doubtful();
-            }
-        })?;
+        // It may happen yet.
+        written.inspect_err(|_| doubtful())?;
         self.catalog.flush().await.inspect_err(|_| doubtful())
     }
 

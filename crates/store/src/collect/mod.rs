@@ -106,7 +106,7 @@ pub(crate) async fn collect(
     if !options.dry_run {
         // Before anything is given back of points that expired: what is left of
         // them must not be taken for damaged points.
-        ledger::settle(vault).await?;
+        ledger::settle_whole(vault).await?;
     }
     let inventory = Arc::new(Inventory::take(vault, options).await?);
     if !options.dry_run {

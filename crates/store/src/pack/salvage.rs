@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use backstop_core::{ChunkDigest, Codecs, ErrorKind, Result};
 
-use super::frame::{self, FrameHeader};
+use super::frame::{self, Content, FrameHeader};
 use super::index::Pack;
 use super::reader::PackReader;
 use super::table::{HEADER_LENGTH, TableEntry};
@@ -15,8 +15,8 @@ use crate::failure;
 pub(crate) enum Salvaged {
     /// It is whole.
     Whole(TableEntry),
-    /// Its header can be read, and no more.
-    Damaged,
+    /// Its header can be read, and no more: what it says that it holds.
+    Damaged(Content),
 }
 
 /// The frames of a pack that end before `end`. One whose header is damaged
@@ -66,7 +66,7 @@ async fn read(
         })?;
         Ok(ChunkDigest::of(&plain))
     });
-    let frame = digest.map_or(Salvaged::Damaged, |digest| {
+    let frame = digest.map_or(Salvaged::Damaged(header.content), |digest| {
         Salvaged::Whole(TableEntry {
             digest,
             offset,

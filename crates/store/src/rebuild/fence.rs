@@ -4,16 +4,34 @@
 //! catalog that this one replaces, and would report what nobody finds again. A
 //! log of SlateDB is stored only where none is yet: an empty one under the next
 //! number makes the owner's next flush fail.
+//!
+//! Two rebuilds may run at once, as on an object store, whose lease only
+//! informs. Each claims the folder of its catalog by an object that is put only
+//! where none is. The later one goes on, since the earlier may be dead; the
+//! earlier finds the claim before it would count. At the end `vault.json` is
+//! changed only if it is still the one that the rebuild began with.
 
 use std::collections::BTreeMap;
 
 use backstop_core::{Error, ErrorKind, Result};
+use object_store::UpdateVersion;
 
+use crate::builder::HEADER;
+use crate::header::VaultHeader;
 use crate::place::{Place, catalog_folder};
 
-/// The fences of all catalogs but one, each with the number of its log.
+/// What a rebuild began with.
 #[derive(Debug)]
-pub(super) struct Fences(BTreeMap<u32, Option<u64>>);
+pub(super) struct Fences {
+    /// Of all catalogs but its own, each with the number of its log.
+    logs: BTreeMap<u32, Option<u64>>,
+    /// The catalog that counted.
+    before: u32,
+    header: UpdateVersion,
+}
+
+/// Claims the folder of a catalog that a rebuild makes.
+const CLAIM: &str = "rebuild";
 
 /// How often it is tried to come before an owner that still writes.
 const TRIES: usize = 16;
@@ -32,44 +50,85 @@ fn logs(catalog: u32) -> String {
     format!("{}/wal", catalog_folder(catalog))
 }
 
+fn overtaken(place: &Place) -> Error {
+    Error::conflict(format!(
+        "another rebuild of the vault at {} was begun or has ended meanwhile, and this one counts \
+         for nothing; see that nobody else rebuilds it, then open the vault or repeat",
+        place.name
+    ))
+}
+
 impl Fences {
-    /// Fences all catalogs that there are; gives the number of a new one too.
-    pub(super) async fn put(place: &Place) -> Result<(Self, u32)> {
+    /// Claims a new catalog, and fences all others that there are; gives the
+    /// new one's number too. `header` is what the vault was opened by.
+    pub(super) async fn put(place: &Place, header: &VaultHeader) -> Result<(Self, u32)> {
+        let (now, version) = place.get_versioned(HEADER).await?;
+        if VaultHeader::decode(&now)? != *header {
+            return Err(overtaken(place));
+        }
+        let before = header.catalog;
         let there = place.catalogs().await?;
-        let next = there
-            .iter()
-            .max()
-            .map_or(0, |last| *last)
-            .max(place.catalog);
+        let next = there.iter().max().map_or(0, |last| *last).max(before);
         let next = next
             .checked_add(1)
             .ok_or_else(|| Error::internal("the vault was rebuilt too often"))?;
-        let mut fences = BTreeMap::new();
-        for catalog in there {
-            fences.insert(catalog, fence(place, catalog).await?);
+        let claim = format!("{}/{CLAIM}", catalog_folder(next));
+        match place.put_new(&claim, Vec::new()).await {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                return Err(overtaken(place));
+            }
+            claimed => claimed?,
         }
-        Ok((Self(fences), next))
+        let mut logs = BTreeMap::new();
+        for catalog in there {
+            logs.insert(catalog, fence(place, catalog).await?);
+        }
+        let fences = Self {
+            logs,
+            before,
+            header: version,
+        };
+        Ok((fences, next))
+    }
+
+    /// Makes the new catalog count.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Fenced`] if somebody has come past a fence since;
+    /// [`ErrorKind::Conflict`] if another rebuild was begun or has ended.
+    pub(super) async fn count(&self, place: &Place, own: &VaultHeader) -> Result<()> {
+        self.check(place, own.catalog).await?;
+        let header = own.encode()?;
+        let version = self.header.clone();
+        if place.put_over(HEADER, header, version).await? {
+            Ok(())
+        } else {
+            Err(overtaken(place))
+        }
     }
 
     /// Deletes the catalogs of rebuilds that were interrupted: those after the
     /// one that counted before. Who wakes and goes on with one finds, before it
     /// would count, that it is not alone.
-    pub(super) async fn sweep(&self, place: &Place, before: u32, own: u32) -> Result<()> {
-        for catalog in self.0.keys() {
-            if *catalog > before && *catalog != own {
+    pub(super) async fn sweep(&self, place: &Place, own: u32) -> Result<()> {
+        for catalog in self.logs.keys() {
+            if *catalog > self.before && *catalog != own {
                 place.delete_folder(&catalog_folder(*catalog)).await?;
             }
         }
         Ok(())
     }
 
-    /// Fails if somebody has come past a fence since.
-    pub(super) async fn check(&self, place: &Place, own: u32) -> Result<()> {
+    async fn check(&self, place: &Place, own: u32) -> Result<()> {
         for catalog in place.catalogs().await? {
-            if catalog == own {
+            if catalog > own {
+                return Err(overtaken(place));
+            }
+            // Those in between are of other rebuilds, which find our claim.
+            if catalog > self.before {
                 continue;
             }
-            let stands = match self.0.get(&catalog) {
+            let stands = match self.logs.get(&catalog) {
                 Some(fence) => *fence == newest_log(place, catalog).await?,
                 None => false,
             };

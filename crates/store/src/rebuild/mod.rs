@@ -11,6 +11,7 @@
 //!    changed for anybody; an interrupted rebuild begins anew.
 
 mod fence;
+mod owners;
 mod packs;
 mod points;
 mod whole;
@@ -19,14 +20,15 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use backstop_core::{
-    InconsistencyReason, Monitor, PointId, RebuildOptions, RebuildReport, ReplicaState, Result,
-    SourceName, VaultTime,
+    ChunkDigest, InconsistencyReason, Monitor, PointId, Protection, RebuildOptions, RebuildReport,
+    ReplicaState, Result, SourceName, VaultTime,
 };
 
-use crate::builder::{DedupStoreBuilder, HEADER};
+use crate::builder::DedupStoreBuilder;
 use crate::catalog::{self, Batch, CONDEMNED, OPERATORS, PROTECTION, VAULT_TIME, numbered_key};
 use crate::dedup_store::DedupStore;
-use crate::ledger::{self, Event};
+use crate::keys;
+use crate::ledger::{self, Event, Rebuilt};
 use crate::record::{self, CondemnedPack, PointRecord, ReplicaEntry};
 use crate::unlocked::Unlocked;
 use crate::usage::Operation;
@@ -55,7 +57,10 @@ impl DedupStoreBuilder {
     /// As [`open`](Self::open), but for a damaged catalog;
     /// [`Locked`](backstop_core::ErrorKind::Locked) if the vault has an owner;
     /// [`Fenced`](backstop_core::ErrorKind::Fenced) if another owner has written
-    /// meanwhile. Nothing has changed then.
+    /// meanwhile; [`Conflict`](backstop_core::ErrorKind::Conflict) if another
+    /// rebuild was begun, or has ended, meanwhile;
+    /// [`WrongKey`](backstop_core::ErrorKind::WrongKey) if a key slot has a ring
+    /// of keys that the credential does not open. Nothing has changed then.
     pub async fn rebuild(
         self,
         options: &RebuildOptions,
@@ -79,8 +84,12 @@ impl Unlocked {
         // With the catalog that counted before.
         let place = self.place.clone();
         let ownership = self.take().await?;
-        let (fences, number) = match Fences::put(&place).await {
-            Ok(fences) => fences,
+        let begun = match keys::unite(&place, &self.seal).await {
+            Ok(()) => Fences::put(&place, &self.header).await,
+            Err(error) => Err(error),
+        };
+        let (fences, number) = match begun {
+            Ok(begun) => begun,
             Err(error) => {
                 ownership.give_up(&place).await;
                 return Err(error);
@@ -88,18 +97,24 @@ impl Unlocked {
         };
         self.place.catalog = number;
         self.header = self.header.with_catalog(number, self.seal.base());
-        // There is no catalog to say which ring counts.
+        // There is no catalog to say which ring counts, nor how the last owner
+        // ended.
         self.is_sure = true;
+        self.is_rebuilt = true;
         let store = self.own_with(ownership, None).await?;
         match rebuild(&store, &fences, options, monitor).await {
             Ok(report) => {
-                if let Err(error) = fences.sweep(&place, place.catalog, number).await {
+                if let Err(error) = fences.sweep(&place, number).await {
                     tracing::warn!(vault = %place.name, %error, "an old catalog stays");
+                }
+                // It counts, and the next rebuild should know of it.
+                if let Err(error) = ledger::settle(&store.vault).await {
+                    tracing::warn!(vault = %place.name, %error, "the ledger waits in the catalog");
                 }
                 Ok((store, report))
             }
             Err(error) => {
-                if let Err(error) = store.close().await {
+                if let Err(error) = store.abandon().await {
                     tracing::debug!(%error, "the new catalog could not be closed");
                 }
                 Err(error)
@@ -129,14 +144,19 @@ async fn rebuild(
 ) -> Result<RebuildReport> {
     let vault = &store.vault;
     let found = packs::index(vault, packs::listed(vault).await?, monitor).await?;
-    let (records, pages) = packs::records(vault, &found).await?;
-    let (page_names, pages): (Vec<_>, Vec<_>) = pages.into_iter().unzip();
+    let packs::Records {
+        records,
+        pages,
+        damaged: damaged_records,
+    } = packs::records(vault, &found).await?;
     let mut decided = points::decide(records, &pages);
+    let pages: Vec<ChunkDigest> = pages.into_iter().map(|(name, _)| name).collect();
     let mut report = RebuildReport {
         packs: found.packs,
         frames: found.frames,
         damaged_tables: found.damaged_tables,
         unreadable: found.unreadable,
+        damaged_records,
         expired: names(&decided.expired),
         uncommitted: names(&decided.uncommitted),
         ..RebuildReport::default()
@@ -157,11 +177,14 @@ async fn rebuild(
         .partition(|record| looked.lost.contains(&record.point.id));
     let lost = lost.iter();
     report.lost = names(lost.filter(|record| !expired.contains(&record.point.id)));
-    let pages = decided.pages.iter().map(|page| page_names[*page]).collect();
-    vault
-        .next_sequence
-        .store(decided.next_sequence, Ordering::Release);
-    vault.ledger.put_pages(pages);
+    let counting = decided.pages.iter().map(|page| pages[*page]).collect();
+    // Far above all that older catalogs have numbered: not all of it was seen,
+    // if packs are missing now.
+    let number = u64::from(vault.header.catalog) << 32;
+    let began = decided.next_sequence.max(number);
+    vault.next_sequence.store(began, Ordering::Release);
+    vault.began.store(began, Ordering::Release);
+    vault.ledger.put_pages(counting);
     protect(vault, &decided).await?;
     write(vault, &points).await?;
 
@@ -183,14 +206,22 @@ async fn rebuild(
     report.ranges = ranges;
     report.has_more_ranges = has_more;
     report.parted = parted(whole.iter().chain(&damaged));
-    heads(vault, &decided, &whole, &damaged, &expired).await?;
+    let all = whole.iter().chain(&damaged);
+    report.unseen = names(all.filter(|record| decided.unseen.contains(&record.point.id)));
+    let mut batch = Batch::default();
+    heads(vault, &mut batch, &decided, &whole, &damaged, &expired)?;
+    // The next rebuild must know that they are back.
+    let back = whole.iter().map(|record| record.point.id);
+    let back = back.filter(|id| expired.contains(id));
+    let mut events: Vec<Event> = back.map(|point| Event::Undone { point }).collect();
+    events.extend(news(vault, &decided, &pages));
+    ledger::commit(vault, batch, events).await?;
 
     let place = &vault.place;
-    fences.check(place, place.catalog).await?;
     if let Some(ownership) = &vault.ownership {
         ownership.check(place)?;
     }
-    place.put(HEADER, vault.header.encode()?).await?;
+    fences.count(place, &vault.header).await?;
     tracing::info!(vault = %place.name, points = report.points.len(), "the catalog was rebuilt");
     Ok(report)
 }
@@ -226,7 +257,9 @@ async fn protect(vault: &Vault, decided: &Decided) -> Result<()> {
         batch.put(OPERATORS, &record::encode(operators)?);
     }
     if let Some(time) = decided.time {
-        let time = VaultTime { time, seen: time };
+        // It goes on from now: that it stood still gives nothing away.
+        let seen = vault.clock.now();
+        let time = VaultTime { time, seen };
         batch.put(VAULT_TIME, &record::encode(&time)?);
     }
     vault.catalog.write(batch).await
@@ -286,9 +319,26 @@ fn parted<'a>(points: impl Iterator<Item = &'a PointRecord>) -> Names {
     names(parted.flatten())
 }
 
+/// What the next rebuild has to know of this one.
+fn news(vault: &Vault, decided: &Decided, pages: &[ChunkDigest]) -> Vec<Event> {
+    let mut events = vec![Event::Rebuilt(Rebuilt {
+        epoch: vault.catalog.epoch(),
+        began: vault.began.load(Ordering::Acquire),
+        seen: decided.seen.clone(),
+        pages: pages.iter().copied().map(Into::into).collect(),
+    })];
+    // Once more: a page that told of it may count no longer, or be damaged.
+    let protection = decided.protection.filter(|it| *it != Protection::default());
+    events.extend(protection.map(|protection| Event::Protected { protection }));
+    let operators = decided.operators.clone();
+    events.extend(operators.map(|operators| Event::Operators { operators }));
+    events
+}
+
 /// The replicas: their newest points, and what is known of their states.
-async fn heads(
+fn heads(
     vault: &Vault,
+    batch: &mut Batch,
     decided: &Decided,
     whole: &[PointRecord],
     damaged: &[PointRecord],
@@ -310,7 +360,6 @@ async fn heads(
     }
     let sources: HashSet<&SourceName> =
         decided.states.keys().chain(heads.keys().copied()).collect();
-    let mut batch = Batch::default();
     for source in sources {
         let head = heads.get(source);
         let mut state = decided.states.get(source).cloned();
@@ -327,11 +376,6 @@ async fn heads(
         };
         batch.put(&vault.catalog.replica_key(source), &record::encode(&entry)?);
     }
-    ledger::put_pages(vault, &mut batch)?;
-    ledger::put_counters(vault, &mut batch)?;
-    // The next rebuild must know that they are back.
-    let back = whole.iter().map(|record| record.point.id);
-    let back = back.filter(|id| expired.contains(id));
-    let events = back.map(|point| Event::Undone { point });
-    ledger::commit(vault, batch, events.collect()).await
+    ledger::put_pages(vault, batch)?;
+    ledger::put_counters(vault, batch)
 }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use backstop_core::{ByteCount, ChunkDigest, ErrorKind, Monitor, Objects, Progress, Result};
 use futures::{StreamExt, stream};
 
+use super::owners::NamedPage;
 use crate::catalog::{Batch, NEXT_PACK, PACKS, numbered_key};
 use crate::failure;
 use crate::keys::ring::VaultKeyId;
-use crate::ledger::{Page, PageRecord};
+use crate::ledger::PageRecord;
 use crate::pack::frame::Content;
 use crate::pack::index::{Location, Pack};
 use crate::pack::name::{PackKind, PackName};
@@ -18,6 +19,11 @@ use crate::pack::salvage::{self, Salvaged};
 use crate::pack::table::{self, TableEntry};
 use crate::record::{self, NextPack, PackRecord, PointRecord};
 use crate::vault::Vault;
+
+/// Whether a frame is the record of a point, or a page of the ledger.
+fn is_record(content: Content) -> bool {
+    matches!(content, Content::Point | Content::Ledger)
+}
 
 /// How many packs are looked at together.
 const READING: usize = 4;
@@ -38,6 +44,8 @@ pub(super) struct Found {
     pub(super) frames: u64,
     pub(super) damaged_tables: u64,
     pub(super) unreadable: Objects,
+    /// Records of points and pages of which only the frame's header was found.
+    damaged_records: u64,
     /// The numbers of packs by their names.
     pub(super) numbers: HashMap<PackName, u64>,
     /// Records of points, and pages of the ledger.
@@ -71,6 +79,7 @@ struct Opened {
     table_bytes: u32,
     entries: Vec<TableEntry>,
     is_damaged: bool,
+    damaged_records: u64,
 }
 
 /// Writes the index entries and records of all packs.
@@ -95,10 +104,11 @@ pub(super) async fn index(
         if pack.is_damaged && pack.entries.is_empty() {
             found.unreadable.add(listed.bytes);
         }
+        found.damaged_records += pack.damaged_records;
         found.numbers.insert(listed.name, listed.number);
         for entry in &pack.entries {
             let content = entry.header.content;
-            if matches!(content, Content::Point | Content::Ledger) {
+            if is_record(content) {
                 let location = Location::of(listed.number, entry);
                 found.records.push((content, entry.digest, location));
             }
@@ -143,6 +153,7 @@ async fn open(vault: &Arc<Vault>, listed: Listed) -> Result<Opened> {
                 table_bytes: 0,
                 entries: Vec::new(),
                 is_damaged: true,
+                damaged_records: 0,
             });
         }
         Err(error) => return Err(error),
@@ -159,20 +170,27 @@ async fn open(vault: &Arc<Vault>, listed: Listed) -> Result<Opened> {
             table_bytes,
             entries,
             is_damaged: false,
+            damaged_records: 0,
         }),
         Err(error) if failure::is_damage(&error) || error.kind() == ErrorKind::NotFound => {
             tracing::warn!(pack = %listed.name, %error, "a pack's table can't be read");
             let frames = salvage::frames(&vault.reader, &pack, listed.bytes, &vault.codecs).await?;
+            let mut damaged_records = 0;
             let whole = frames.into_iter().filter_map(|frame| match frame {
                 Salvaged::Whole(entry) => Some(entry),
-                Salvaged::Damaged => None,
+                Salvaged::Damaged(content) => {
+                    damaged_records += u64::from(is_record(content));
+                    None
+                }
             });
+            let entries = whole.collect();
             Ok(Opened {
                 listed,
                 key,
                 table_bytes: 0,
-                entries: whole.collect(),
+                entries,
                 is_damaged: true,
+                damaged_records,
             })
         }
         Err(error) => Err(error),
@@ -212,12 +230,19 @@ fn batch(vault: &Vault, pack: &Opened) -> Result<Batch> {
     Ok(batch)
 }
 
-/// Records of points, each once, and pages of the ledger, with the names of
-/// their frames. What can't be read is told and passed over.
-pub(super) async fn records(
-    vault: &Arc<Vault>,
-    found: &Found,
-) -> Result<(Vec<PointRecord>, Vec<(ChunkDigest, Page)>)> {
+/// What was read of them.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    /// Each once.
+    pub(super) records: Vec<PointRecord>,
+    pub(super) pages: Vec<NamedPage>,
+    /// How many of either are known to be there and can't be read.
+    pub(super) damaged: u64,
+}
+
+/// Reads the records of points and the pages of the ledger. What can't be read
+/// is counted and passed over.
+pub(super) async fn records(vault: &Arc<Vault>, found: &Found) -> Result<Records> {
     // Copies of one are the same; of those that can be read, any does.
     let mut copies: BTreeMap<(Content, ChunkDigest), Vec<Location>> = BTreeMap::new();
     for (content, digest, location) in &found.records {
@@ -226,34 +251,50 @@ pub(super) async fn records(
             .or_default()
             .push(*location);
     }
-    let mut points = Vec::new();
-    let mut pages = Vec::new();
+    let mut all = Records {
+        damaged: found.damaged_records,
+        ..Records::default()
+    };
     let mut readings = stream::iter(copies)
         .map(|((content, digest), copies)| async move {
             let read = read_any(vault, content, &digest, &copies).await;
-            (content, digest, read)
+            (
+                content,
+                digest,
+                read.and_then(|plain| Read::decode(content, digest, &plain)),
+            )
         })
         .buffered(READING);
-    while let Some((content, digest, plain)) = readings.next().await {
-        let plain = match plain {
-            Ok(plain) => plain,
+    while let Some((content, digest, read)) = readings.next().await {
+        match read {
+            Ok(Read::Point(record)) => all.records.push(*record),
+            Ok(Read::Page(page)) => all.pages.push((digest, *page)),
             Err(error) if failure::is_damage(&error) => {
                 tracing::warn!(?content, %digest, %error, "a record can't be read");
-                continue;
+                all.damaged += 1;
             }
             Err(error) => return Err(error),
-        };
-        if content == Content::Point {
-            let what = "a point's record in a pack";
-            let mut record: PointRecord = record::decode(what, &plain)?;
-            record.frame = Some(digest);
-            points.push(record);
-        } else {
-            let page: PageRecord = record::decode("a page of the ledger", &plain)?;
-            pages.push((digest, page.page));
         }
     }
-    Ok((points, pages))
+    Ok(all)
+}
+
+/// A record of either kind.
+enum Read {
+    Point(Box<PointRecord>),
+    Page(Box<PageRecord>),
+}
+
+impl Read {
+    fn decode(content: Content, digest: ChunkDigest, plain: &[u8]) -> Result<Self> {
+        if content == Content::Ledger {
+            let page = record::decode("a page of the ledger", plain)?;
+            return Ok(Self::Page(Box::new(page)));
+        }
+        let mut record: PointRecord = record::decode("a point's record in a pack", plain)?;
+        record.frame = Some(digest);
+        Ok(Self::Point(Box::new(record)))
+    }
 }
 
 /// The first copy of a frame that can be read.

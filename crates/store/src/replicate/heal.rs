@@ -35,7 +35,10 @@ impl DedupStore {
 
     async fn take_from(&self, other: &Self) -> Result<HealReport> {
         let vault = &self.vault;
-        let writer = vault.writer()?.apart();
+        // The shared one: a synchronization may come to rely on what is on its
+        // way, and has to be told if it is lost.
+        let writer = vault.writer()?;
+        let failures = writer.failures_before().await;
         let _read = other.vault.reading.begin();
         let mut report = HealReport::default();
         for (content, digest) in vault.index.bad_frames() {
@@ -66,7 +69,7 @@ impl DedupStore {
             report.healed += 1;
         }
         writer.finish_all().await?;
-        writer.check(0)?;
+        writer.check(failures)?;
         // So that it lasts before it is told.
         vault.catalog.flush().await?;
         vault.nodes.forget_cached();

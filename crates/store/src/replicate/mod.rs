@@ -9,6 +9,7 @@
 //! their content, so both ends agree when their roots do.
 
 mod changes;
+mod doubt;
 mod heal;
 mod plan;
 
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use backstop_core::{
     Agreement, ByteCount, Deduplication, Error, Monitor, NewPoint, PointFacts, PointKind, Progress,
     RecoveryStore, ReplicaState, ReplicaWriter, ReplicateOptions, ReplicateReport, Result,
-    SnapshotId, SourceName, StoreBegin, StreamSpec, region_count,
+    SnapshotId, StoreBegin, StreamSpec, region_count,
 };
 
 use crate::catalog::POINTS;
@@ -43,7 +44,10 @@ impl DedupStore {
     /// What travels are the chunks that the other vault lacks, as they are
     /// stored, each checked against its name before. Points keep their id, their
     /// time, their documents and marks, and the state that their replica had;
-    /// they get a sequence of the other vault. An agent whose base is the newest
+    /// they get a sequence of the other vault. Where the other vault has found what
+    /// it stores of a replica in doubt, the next point is copied whole, and what is
+    /// there is read before it is relied on, which ends the doubt; until then, and
+    /// where an agent told doubt there, it stays and is told. An agent whose base is the newest
     /// of them can go on there with an express full.
     ///
     /// *Atomic*: each point, or all of a group that was committed together, is
@@ -121,7 +125,9 @@ impl DedupStore {
         }
         if !options.dry_run {
             for source in &plan.sources {
-                states_agree(&self.vault, to, source).await?;
+                if doubt::comes_over(&self.vault, to, source).await? {
+                    run.report.in_doubt.push(source.clone());
+                }
             }
         }
         Ok(run.report)
@@ -218,7 +224,11 @@ impl Run<'_> {
         let (from, to) = (&self.from.vault, &self.to.vault);
         let manifest = from.manifest(record).await?;
         let replica = to.replica_entry(&point.source).await?;
-        let base = replica.as_ref().and_then(|replica| replica.head);
+        let is_whole = replica
+            .as_ref()
+            .is_some_and(|replica| doubt::is_about_data(&replica.state));
+        let head = replica.as_ref().and_then(|replica| replica.head);
+        let base = head.filter(|_| !is_whole);
         // It has to start from the maps that both have.
         folding::forget(to, &point.source).await?;
         let begin = StoreBegin {
@@ -237,11 +247,19 @@ impl Run<'_> {
             base,
             deduplication: Deduplication::Vault,
             kind: match base {
+                _ if is_whole => PointKind::ConsistencyCheck,
                 None => PointKind::Initial,
                 Some(_) => PointKind::ExpressFull,
             },
-            verify: false,
+            verify: is_whole,
         };
+        if let Some(begun) = to.unfinished_entry(&point.source).await?
+            && (begun.base, begun.verify) != (begin.base, begin.verify)
+        {
+            // It was copied otherwise before the replica came into doubt.
+            let _one = to.commit.lock().await;
+            to.delete_unfinished(&point.source).await?;
+        }
         let writer = self.to.begin(begin.clone()).await?;
         let session = to.session(begin.id).ok_or_else(|| {
             Error::conflict(format!(
@@ -316,7 +334,7 @@ impl Run<'_> {
             facts,
             marks: point.marks.clone(),
             state_before: member.state_before.clone(),
-            state: member.record.state.clone(),
+            state: doubt::state_after(&member.state_before, member.record),
         })
     }
 }
@@ -335,19 +353,6 @@ fn check_roots(
                 spec.name, record.point.id
             )));
         }
-    }
-    Ok(())
-}
-
-/// The replica's state comes over too, where both have the same newest point.
-async fn states_agree(from: &Vault, to: &DedupStore, source: &SourceName) -> Result<()> {
-    let here = from.replica_entry(source).await?;
-    let there = to.vault.replica_entry(source).await?;
-    if let (Some(here), Some(there)) = (here, there)
-        && here.head == there.head
-        && here.state != there.state
-    {
-        to.set_state(source, here.state).await?;
     }
     Ok(())
 }

@@ -28,6 +28,7 @@ mod keys;
 mod losses;
 mod model;
 mod needed;
+mod overridden;
 #[cfg(any(feature = "aws", feature = "azure"))]
 mod peers;
 mod play;

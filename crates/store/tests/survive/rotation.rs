@@ -4,7 +4,9 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use backstop_core::{ErrorKind, RecoveryStore};
+use backstop_core::{
+    CollectOptions, ErrorKind, Maintenance, NoMonitor, RebuildOptions, RecoveryStore,
+};
 use backstop_store::{
     Credential, DedupStore, DedupStoreBuilder, KeySlotKind, Takeover, VaultKeyId,
 };
@@ -170,6 +172,177 @@ fn a_rotation_may_end_anywhere() {
     }
 }
 
+/// The catalog is lost besides: no slot may come to open nothing, whichever the
+/// rebuild was done with, and whatever is sealed under a key stays readable.
+#[test]
+fn a_vault_is_rebuilt_wherever_a_rotation_ended() {
+    let mut was_between = 0;
+    for happens in [false, true] {
+        for at in 1.. {
+            for number in [1, 2] {
+                let mut lab = runtime().block_on(Lab::new());
+                let finished = rotate_and_die(&lab.store, at, happens);
+                was_between += runtime().block_on(rebuild(&mut lab, number, at));
+                if finished && number == 2 {
+                    break;
+                }
+            }
+            let lab = runtime().block_on(Lab::new());
+            if rotate_and_die(&lab.store, at, happens) {
+                break;
+            }
+        }
+    }
+    assert!(
+        was_between > 4,
+        "only {was_between} ended between two rings"
+    );
+}
+
+/// Rebuilds what a rotation left, without its catalog, and goes on; tells whether
+/// slots had several rings.
+async fn rebuild(lab: &mut Lab, number: u8, at: usize) -> usize {
+    for path in objects(&lab.store, "db").await {
+        lab.store.delete(&path).await.unwrap();
+    }
+    let several = objects(&lab.store, "keys").await.len() > 2;
+    let builder = || on(&lab.store, number).with_takeover(Takeover::Force);
+    let options = RebuildOptions::default();
+    let rebuilt = builder().rebuild(&options, &NoMonitor).await;
+    let (vault, report) = rebuilt.unwrap_or_else(|error| panic!("cut at {at}: {error}"));
+    assert_eq!(report.unreadable.count, 0, "cut at {at}: {report:?}");
+    lab.history.check(&vault).await;
+    let slots = vault.key_slots().await.unwrap();
+    let kinds: Vec<_> = slots.iter().map(|slot| slot.kind).collect();
+    assert_eq!(kinds, [KeySlotKind::Key; 2], "cut at {at}");
+    lab.protect(&vault).await;
+    vault.close().await.unwrap();
+    lab.check_readers().await;
+    // The next owner tidies, and both slots open all the same.
+    for number in [3 - number, number] {
+        let vault = on(&lab.store, number).open().await.unwrap();
+        assert_eq!(objects(&lab.store, "keys").await.len(), 2, "cut at {at}");
+        lab.protect(&vault).await;
+        lab.history.check(&vault).await;
+        vault.close().await.unwrap();
+    }
+    usize::from(several)
+}
+
+/// A slot of before a rotation, which was removed and put back, is not let in
+/// again by a rebuild, nor may it shut out the others.
+#[tokio::test]
+async fn a_rebuild_refuses_slots_with_strange_rings() {
+    let lab = Lab::new().await;
+    let vault = on(&lab.store, 1).open().await.unwrap();
+    let mut kept = Vec::new();
+    for path in objects(&lab.store, "keys").await {
+        kept.push((path.clone(), bytes(&lab.store, &path).await));
+    }
+    let slots = vault.key_slots().await.unwrap();
+    for slot in &slots {
+        vault.remove_key(&slot.id).await.unwrap();
+        if on(&lab.store, 2).open_read_only().await.is_err() {
+            break;
+        }
+        let again = vault.add_key(&key(1)).await.unwrap();
+        assert_ne!(again.id, slot.id);
+    }
+    vault.rotate_key().await.unwrap();
+    vault.close().await.unwrap();
+    let current = objects(&lab.store, "keys").await;
+    let mut put_back = None;
+    for (path, object) in &kept {
+        lab.store.put(path, object.clone().into()).await.unwrap();
+        if on(&lab.store, 2).open_read_only().await.is_ok() {
+            put_back = Some(path.clone());
+            break;
+        }
+        lab.store.delete(path).await.unwrap();
+    }
+    // It opens nothing by itself while the catalog is there; with what opens it
+    // the vault could only be rebuilt.
+    let path = match put_back {
+        Some(path) => path,
+        None => {
+            for (path, object) in &kept {
+                lab.store.put(path, object.clone().into()).await.unwrap();
+            }
+            kept[0].0.clone()
+        }
+    };
+    for path in objects(&lab.store, "db").await {
+        lab.store.delete(&path).await.unwrap();
+    }
+    let options = RebuildOptions::default();
+    for number in [2, 1] {
+        let rebuilt = on(&lab.store, number).rebuild(&options, &NoMonitor).await;
+        let error = rebuilt.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WrongKey, "{error}");
+        assert!(error.to_string().contains("keys/"), "{error}");
+        assert_eq!(objects(&lab.store, "db").await, [], "nothing was begun");
+    }
+    assert!(!current.contains(&path));
+    for path in objects(&lab.store, "keys").await {
+        if !current.contains(&path) {
+            lab.store.delete(&path).await.unwrap();
+        }
+    }
+    let rebuilt = on(&lab.store, 1).rebuild(&options, &NoMonitor).await;
+    let (vault, _) = rebuilt.unwrap();
+    lab.history.check(&vault).await;
+    vault.close().await.unwrap();
+}
+
+/// An owner that opened its slot before another rotated, moved everything and
+/// retired the old key: the key by which it has begun comes back into the ring.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_owner_that_began_under_a_retired_key_locks_nobody_out() {
+    let mut lab = Lab::new().await;
+    let script = Arc::new(Script::default());
+    let slow: Arc<dyn ObjectStore> = FaultyStore::new(Arc::clone(&lab.store), Arc::clone(&script));
+    // It has read its slot, and looked at the newest log.
+    let Gate { reached, go_on } = gate(&script, |request, path| {
+        request == Request::Put && path.contains("/db/")
+    });
+    let opening = on(&slow, 2).with_takeover(Takeover::Force);
+    let opening = tokio::spawn(opening.open());
+    reached.await.unwrap();
+    let other = on(&lab.store, 1).with_takeover(Takeover::Force);
+    let other = other.open().await.unwrap();
+    let old = other.key_ring().await.unwrap().keys[0].id;
+    other.rotate_key().await.unwrap();
+    let mut options = CollectOptions::default();
+    options.reseal = true;
+    for _ in 0..2 {
+        other.collect(&options, &NoMonitor).await.unwrap();
+    }
+    let retired = other.retire_keys().await.unwrap();
+    assert_eq!(retired.retired, [old], "{retired:?}");
+    lab.protect(&other).await;
+    other.close().await.unwrap();
+    go_on.send(()).unwrap();
+    let vault = opening.await.unwrap().unwrap();
+    let keys = vault.key_ring().await.unwrap().keys;
+    let ids: Vec<VaultKeyId> = keys.iter().map(|key| key.id).collect();
+    assert!(
+        ids.contains(&old) && *ids.last().unwrap() != old,
+        "{keys:?}"
+    );
+    lab.history.check(&vault).await;
+    lab.protect(&vault).await;
+    // Died: what it has written so far must be readable by all.
+    drop(vault);
+    lab.check_readers().await;
+    for number in [1, 2] {
+        let vault = on(&lab.store, number).with_takeover(Takeover::Force);
+        let vault = vault.open().await.unwrap();
+        lab.protect(&vault).await;
+        vault.close().await.unwrap();
+    }
+    lab.check_readers().await;
+}
+
 /// From the return on, everything is sealed under the new key.
 #[tokio::test]
 async fn what_is_new_is_sealed_under_the_new_key() {
@@ -284,12 +457,15 @@ async fn slots_of_before_a_rotation_write_nothing() {
 }
 
 /// Blocks the first request that a test chooses, until it is told to go on.
-struct Gate {
-    reached: tokio::sync::oneshot::Receiver<()>,
-    go_on: std::sync::mpsc::Sender<()>,
+pub(crate) struct Gate {
+    pub(crate) reached: tokio::sync::oneshot::Receiver<()>,
+    pub(crate) go_on: std::sync::mpsc::Sender<()>,
 }
 
-fn gate(script: &Script, which: impl Fn(Request, &str) -> bool + Send + 'static) -> Gate {
+pub(crate) fn gate(
+    script: &Script,
+    which: impl Fn(Request, &str) -> bool + Send + 'static,
+) -> Gate {
     let (reach, reached) = tokio::sync::oneshot::channel();
     let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
     let may_go_on = Mutex::new(may_go_on);

@@ -1,0 +1,191 @@
+//! Whose word counts.
+//!
+//! An owner goes on from what the one before it had committed, so what an
+//! earlier one numbered from there on was never committed: a commit that was
+//! cut short, or one of an owner that was overridden and woke. Only inside one
+//! catalog: a rebuild does not see all that was committed, if packs were missing
+//! then, and numbers from far above.
+//!
+//! What a rebuild decided stays decided. Pages of older catalogs that it had not
+//! read were written by owners that it had overridden, or were missing.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use backstop_core::{ChunkDigest, SynchronizationId};
+
+use crate::catalog::catalog_of;
+use crate::ledger::{Event, Page, PageRecord, Rebuilt, Summary};
+use crate::record::PointRecord;
+
+/// A page and the name of its frame.
+pub(super) type NamedPage = (ChunkDigest, PageRecord);
+
+/// What is known of the vault's owners.
+#[derive(Debug, Default)]
+pub(super) struct Owners {
+    /// For each owner, the lowest sequence from which it or a later one numbers.
+    from: BTreeMap<u64, u64>,
+    /// Epoch and sequence of commits that failed.
+    failed: HashSet<(u64, u64)>,
+    /// The last rebuild.
+    rebuilt: Option<Rebuilt>,
+    read: HashSet<ChunkDigest>,
+}
+
+fn events(page: &PageRecord) -> impl Iterator<Item = &Event> {
+    let entries = match &page.page {
+        Page::Entries(entries) => &entries[..],
+        Page::Summary(_) => &[],
+    };
+    entries.iter().map(|entry| &entry.event)
+}
+
+impl Owners {
+    pub(super) fn of(records: &[PointRecord], pages: &[NamedPage]) -> Self {
+        let mut owners = Self::default();
+        let mut began = |epoch: u64, began: u64| {
+            let known = owners.from.entry(epoch).or_insert(began);
+            *known = (*known).min(began);
+        };
+        for record in records {
+            began(record.epoch, record.began);
+        }
+        for (_, page) in pages {
+            began(page.epoch, page.began);
+            for event in events(page) {
+                match event {
+                    Event::Began { epoch, began: from } => began(*epoch, *from),
+                    Event::Rebuilt(rebuilt) => began(rebuilt.epoch, rebuilt.began),
+                    Event::Failed { epoch, sequences } => {
+                        let failed = sequences.iter().map(|sequence| (*epoch, *sequence));
+                        owners.failed.extend(failed);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let mut lowest = u64::MAX;
+        for from in owners.from.values_mut().rev() {
+            lowest = lowest.min(*from);
+            *from = lowest;
+        }
+        let all = pages.iter().flat_map(|(_, page)| events(page));
+        let rebuilt = all.filter_map(|event| match event {
+            Event::Rebuilt(rebuilt) => Some(rebuilt),
+            _ => None,
+        });
+        owners.rebuilt = rebuilt.max_by_key(|rebuilt| rebuilt.epoch).cloned();
+        let read = owners.rebuilt.iter().flat_map(|rebuilt| &rebuilt.pages);
+        owners.read = read.filter_map(|page| page.frame).collect();
+        owners
+    }
+
+    /// What an owner numbered from here on was not committed.
+    fn limit(&self, epoch: u64) -> u64 {
+        let later = epoch.checked_add(1).map(|later| self.from.range(later..));
+        later
+            .and_then(|mut later| later.next())
+            .map_or(u64::MAX, |(_, from)| *from)
+    }
+
+    /// The last rebuild, if a catalog is older than the one that it made.
+    fn rebuilt_since(&self, epoch: u64) -> Option<&Rebuilt> {
+        let rebuilt = self.rebuilt.as_ref()?;
+        (catalog_of(epoch) < catalog_of(rebuilt.epoch)).then_some(rebuilt)
+    }
+
+    /// Whether what an owner has numbered so can have been committed.
+    pub(super) fn may_count(&self, epoch: u64, sequence: u64) -> bool {
+        sequence < self.limit(epoch) && !self.failed.contains(&(epoch, sequence))
+    }
+
+    /// Whether the last rebuild had not seen it, or what was written so late.
+    pub(super) fn is_unseen(&self, record: &PointRecord) -> bool {
+        let epoch = record.epoch;
+        self.rebuilt_since(epoch).is_some_and(|rebuilt| {
+            let seen = rebuilt.seen.get(&catalog_of(epoch));
+            seen.is_none_or(|seen| record.point.sequence >= *seen)
+        })
+    }
+
+    /// Whether a page counts as a whole.
+    pub(super) fn has_read(&self, (digest, page): &NamedPage) -> bool {
+        self.rebuilt_since(page.epoch).is_none() || self.read.contains(digest)
+    }
+
+    /// The last summary that counts of which all pages are there.
+    pub(super) fn latest_summary(&self, pages: &[NamedPage]) -> Option<Summary> {
+        // Several of one owner with one sequence list the same, but for packs
+        // that are gone by now.
+        let mut all: BTreeMap<(u64, u64, u32), BTreeMap<u32, &Summary>> = BTreeMap::new();
+        for named in pages {
+            let (_, page) = named;
+            if let Page::Summary(part) = &page.page
+                && part.sequence <= self.limit(page.epoch)
+                && self.has_read(named)
+            {
+                all.entry((part.sequence, page.epoch, part.parts))
+                    .or_default()
+                    .insert(part.part, part);
+            }
+        }
+        let mut latest = all.into_iter().rev();
+        let (_, whole) =
+            latest.find(|((_, _, told), parts)| parts.len() as u64 == u64::from(*told))?;
+        let mut summary = Summary::default();
+        for part in whole.into_values() {
+            summary.sequence = part.sequence;
+            summary.parts = part.parts;
+            summary.time = part.time;
+            summary.protection = part.protection;
+            summary.operators.clone_from(&part.operators);
+            summary.points.extend(&part.points);
+            summary.expired.extend(&part.expired);
+            summary.marks.extend(part.marks.iter().cloned());
+            summary.states.extend(part.states.iter().cloned());
+            summary.condemned.extend(&part.condemned);
+        }
+        Some(summary)
+    }
+
+    /// Which records were never committed: by their owners, or since their
+    /// synchronization became another point later.
+    pub(super) fn uncommitted(&self, records: &[PointRecord]) -> Vec<bool> {
+        let may_count = |record: &PointRecord| self.may_count(record.epoch, record.point.sequence);
+        let mut last: HashMap<SynchronizationId, u64> = HashMap::new();
+        for record in records.iter().filter(|record| may_count(record)) {
+            let point = &record.point;
+            let known = last.entry(point.synchronization).or_default();
+            *known = (*known).max(point.sequence);
+        }
+        let is_not = |record: &PointRecord| {
+            let last = last.get(&record.point.synchronization);
+            !may_count(record) || last.is_some_and(|last| record.point.sequence < *last)
+        };
+        records.iter().map(is_not).collect()
+    }
+}
+
+/// For each catalog, the sequence after the highest one that anything tells.
+pub(super) fn seen(records: &[PointRecord], pages: &[NamedPage]) -> BTreeMap<u32, u64> {
+    let mut seen: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut saw = |epoch: u64, next: u64| {
+        let known = seen.entry(catalog_of(epoch)).or_default();
+        *known = (*known).max(next);
+    };
+    for record in records {
+        saw(record.epoch, record.point.sequence.saturating_add(1));
+    }
+    for (_, page) in pages {
+        saw(page.epoch, page.began);
+        match &page.page {
+            Page::Summary(summary) => saw(page.epoch, summary.sequence),
+            Page::Entries(entries) => {
+                for entry in entries {
+                    saw(page.epoch, entry.sequence.saturating_add(1));
+                }
+            }
+        }
+    }
+    seen
+}

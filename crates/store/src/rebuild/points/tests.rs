@@ -1,0 +1,385 @@
+use std::time::Duration;
+
+use backstop_core::{
+    ChunkDigest, Consistency, PointKind, RecoveryPoint, Sample, SynchronizationId, TransferCounts,
+};
+
+use super::*;
+use crate::ledger::{PageRecord, Rebuilt, Summary};
+use crate::record;
+
+fn id(number: u64) -> PointId {
+    PointId::from_bytes(u128::from(number).to_be_bytes())
+}
+
+fn source() -> SourceName {
+    SourceName::new("vm").unwrap()
+}
+
+/// A point whose id and synchronization are those of its sequence.
+fn record(epoch: u64, sequence: u64) -> PointRecord {
+    let point = RecoveryPoint {
+        id: id(sequence << 8 | epoch),
+        source: source(),
+        time: Timestamp(5),
+        sequence,
+        kind: PointKind::ExpressFull,
+        consistency: Consistency::Crash,
+        snapshot_time: None,
+        base: None,
+        synchronization: SynchronizationId::from_bytes(
+            u128::from(sequence << 8 | epoch).to_be_bytes(),
+        ),
+        streams: Vec::new(),
+        counts: TransferCounts::default(),
+        bytes_added: None,
+        plain_bytes_added: None,
+        sample: Sample::default(),
+        marks: Marks::default(),
+        provenance: backstop_core::Provenance::new(),
+    };
+    PointRecord {
+        point,
+        manifest: None,
+        epoch,
+        began: 0,
+        protection: Protection::default(),
+        state: ReplicaState::Consistent,
+        group: None,
+        committed: Some(Timestamp(5)),
+        frame: None,
+        expiry: None,
+    }
+}
+
+/// A point of an owner that numbers from `began`.
+fn record_of(epoch: u64, began: u64, sequence: u64) -> PointRecord {
+    PointRecord {
+        began,
+        ..record(epoch, sequence)
+    }
+}
+
+/// A page of an owner that numbers from `began`.
+fn page_of(epoch: u64, began: u64, page: Page) -> NamedPage {
+    let page = PageRecord { epoch, began, page };
+    let bytes = record::encode(&page).unwrap();
+    (ChunkDigest::of(&bytes), page)
+}
+
+/// Pages of the first owner.
+fn pages(pages: impl IntoIterator<Item = Page>) -> Vec<NamedPage> {
+    let pages = pages.into_iter();
+    pages.map(|page| page_of(1, 0, page)).collect()
+}
+
+fn ids(records: &[PointRecord]) -> Vec<u64> {
+    records.iter().map(|record| record.point.sequence).collect()
+}
+
+fn entries(events: Vec<(u64, Event)>) -> Page {
+    let entries = events.into_iter();
+    Page::Entries(
+        entries
+            .map(|(sequence, event)| LedgerEntry { sequence, event })
+            .collect(),
+    )
+}
+
+fn removed(records: &[&PointRecord]) -> Event {
+    Event::Removed {
+        points: records.iter().map(|record| record.point.id).collect(),
+    }
+}
+
+fn summary(sequence: u64, points: &[&PointRecord], part: u32, parts: u32) -> Page {
+    Page::Summary(Box::new(Summary {
+        sequence,
+        part,
+        parts,
+        points: points.iter().map(|record| record.point.id).collect(),
+        ..Summary::default()
+    }))
+}
+
+#[test]
+fn what_is_not_in_the_last_whole_summary_is_gone() {
+    let all: Vec<_> = (1..=6).map(|sequence| record(1, sequence)).collect();
+    let pages = pages([
+        summary(4, &[&all[0], &all[2]], 0, 1),
+        // One part of it is missing.
+        summary(6, &[&all[4]], 0, 2),
+        summary(3, &[&all[1]], 0, 1),
+        entries(vec![(2, removed(&[&all[0]])), (7, removed(&[&all[3]]))]),
+    ]);
+    let decided = decide(all, &pages);
+    assert_eq!(ids(&decided.points), [1, 3, 5, 6]);
+    assert_eq!(ids(&decided.expired), [2, 4]);
+    assert_eq!(decided.next_sequence, 8);
+    assert_eq!(decided.pages, [0, 3]);
+}
+
+#[test]
+fn what_a_rebuild_brought_back_stays_until_it_goes_again() {
+    let all = [record(1, 1), record(1, 2), record(1, 9)];
+    let back = |at: usize| Event::Undone {
+        point: all[at].point.id,
+    };
+    let mut told = vec![
+        summary(5, &[], 0, 1),
+        entries(vec![(6, back(0)), (7, back(1))]),
+    ];
+    let decided = decide(all.to_vec(), &pages(told.clone()));
+    assert_eq!(ids(&decided.points), [1, 2, 9]);
+    told.push(entries(vec![(8, removed(&[&all[0]]))]));
+    let decided = decide(all.to_vec(), &pages(told));
+    assert_eq!(
+        (ids(&decided.points), ids(&decided.expired)),
+        (vec![2, 9], vec![1])
+    );
+}
+
+#[test]
+fn what_a_later_owner_numbered_anew_was_not_committed() {
+    let all = vec![
+        record(1, 1),
+        record(1, 2),
+        record_of(3, 2, 2),
+        record_of(2, 2, 3),
+        record_of(3, 2, 4),
+    ];
+    let decided = decide(all, &[]);
+    let kept: Vec<_> = decided
+        .points
+        .iter()
+        .map(|it| (it.epoch, it.point.sequence))
+        .collect();
+    assert_eq!(kept, [(1, 1), (3, 2), (3, 4)]);
+    assert_eq!(decided.uncommitted.len(), 2);
+}
+
+#[test]
+fn of_a_synchronization_the_last_commit_counts() {
+    let mut all = vec![record(1, 1), record(1, 2), record(1, 3)];
+    all[0].point.synchronization = all[2].point.synchronization;
+    let decided = decide(all, &[]);
+    assert_eq!(ids(&decided.points), [2, 3]);
+    assert_eq!(ids(&decided.uncommitted), [1]);
+}
+
+#[test]
+fn states_marks_expiry_and_time_are_those_told_last() {
+    let doubt = ReplicaState::Inconsistent {
+        reason: backstop_core::InconsistencyReason::Requested,
+        since: Timestamp(1),
+    };
+    let state = |state: &ReplicaState| Event::State {
+        source: source(),
+        state: state.clone(),
+    };
+    let pinned = Marks {
+        pinned: true,
+        ..Marks::default()
+    };
+    let mut all = vec![record(1, 1), record(1, 4)];
+    all[0].point.marks = pinned.clone();
+    all[1].point.marks = pinned.clone();
+    let expiry = Expiry {
+        at: Timestamp(70),
+        until: Timestamp(90),
+    };
+    let told = |events| decide(all.clone(), &pages([entries(events)]));
+    assert_eq!(
+        told(vec![(3, state(&doubt))]).states[&source()],
+        ReplicaState::Consistent
+    );
+    assert_eq!(told(vec![(5, state(&doubt))]).states[&source()], doubt);
+    let point = all[0].point.id;
+    let decided = told(vec![
+        (5, Event::Expired { point, expiry }),
+        (
+            6,
+            Event::Marked {
+                point,
+                marks: Marks::default(),
+            },
+        ),
+    ]);
+    assert_eq!(decided.points[0].expiry, Some(expiry));
+    assert_eq!(decided.points[0].point.marks, Marks::default());
+    // It was committed with them.
+    assert_eq!(decided.points[1].point.marks, pinned);
+    assert_eq!(decided.time, Some(Timestamp(70)));
+    let undone = told(vec![
+        (5, Event::Expired { point, expiry }),
+        (6, Event::Undone { point }),
+    ]);
+    assert_eq!(undone.points[0].expiry, None);
+}
+
+/// Its first point may have expired, or it may have made none: what it says of
+/// itself counts.
+#[test]
+fn what_came_after_a_later_owner_began_was_not_committed() {
+    let all = vec![record(1, 1), record(1, 5), record_of(2, 5, 9)];
+    let decided = decide(all.clone(), &[]);
+    assert_eq!(ids(&decided.points), [1, 9]);
+    assert_eq!(ids(&decided.uncommitted), [5]);
+    // It wrote nothing but a page, or a later one wrote its event.
+    let began = Event::Began { epoch: 2, began: 5 };
+    for page in [
+        page_of(2, 5, entries(vec![])),
+        page_of(3, 7, entries(vec![(5, began)])),
+    ] {
+        let decided = decide(all[..2].to_vec(), &[page]);
+        assert_eq!(ids(&decided.points), [1]);
+        assert_eq!(ids(&decided.uncommitted), [5]);
+    }
+    assert_eq!(ids(&decide(all[..2].to_vec(), &[]).points), [1, 5]);
+}
+
+#[test]
+fn commits_that_are_told_to_have_failed_are_no_points() {
+    let all = vec![record(1, 1), record(2, 2), record(2, 4)];
+    let failed = Event::Failed {
+        epoch: 2,
+        sequences: vec![1, 2],
+    };
+    let decided = decide(all, &pages([entries(vec![(3, failed)])]));
+    assert_eq!(
+        ids(&decided.points),
+        [1, 4],
+        "of another owner it says nothing"
+    );
+    assert_eq!(ids(&decided.uncommitted), [2]);
+}
+
+/// An owner that was overridden may have burnt many numbers before it failed to
+/// commit what its successor committed.
+#[test]
+fn a_failed_commit_hides_no_later_one_of_its_synchronization() {
+    let mut all = vec![record(1, 1), record(1, 9), record_of(2, 3, 3)];
+    all[1].point.synchronization = all[2].point.synchronization;
+    let decided = decide(all, &[]);
+    assert_eq!(ids(&decided.points), [1, 3]);
+    assert_eq!(ids(&decided.uncommitted), [9]);
+}
+
+#[test]
+fn a_summary_of_an_owner_that_was_overridden_does_not_count() {
+    let all = vec![record(1, 1), record_of(2, 2, 2), record_of(2, 2, 3)];
+    let late = |sequence| page_of(1, 0, summary(sequence, &[&all[0]], 0, 1));
+    let decided = decide(all.clone(), &[late(4)]);
+    assert_eq!(ids(&decided.points), [1, 2, 3]);
+    assert_eq!(decided.pages, [] as [usize; 0]);
+    // Of before the other began it does.
+    let decided = decide(all.clone(), &[late(2)]);
+    assert_eq!(ids(&decided.points), [1, 2, 3]);
+    assert_eq!(decided.pages, [0]);
+    // One that was cut short, and another of the same state with fewer pages.
+    let pages = [
+        page_of(2, 2, summary(4, &[&all[0]], 0, 2)),
+        page_of(2, 2, summary(4, &[&all[0], &all[2]], 0, 1)),
+    ];
+    let decided = decide(all.clone(), &pages);
+    assert_eq!(ids(&decided.points), [1, 3]);
+    assert_eq!(decided.pages, [1]);
+}
+
+/// As of the first owner of a catalog, and of one that was rebuilt.
+#[test]
+fn of_events_with_one_sequence_none_is_lost() {
+    let mut protection = Protection::default();
+    protection.minimum_retention = Duration::from_hours(24);
+    protection.undo_window = Duration::from_hours(48);
+    let protected = entries(vec![(0, Event::Protected { protection })]);
+    let began = Event::Began { epoch: 2, began: 0 };
+    let other = page_of(2, 0, entries(vec![(0, began)]));
+    for order in [false, true] {
+        // It comes later than the first owner's: so that both may count.
+        let mut all = vec![page_of(2, 0, protected.clone()), other.clone()];
+        if order {
+            all.reverse();
+        }
+        assert_eq!(decide(vec![], &all).protection, Some(protection));
+    }
+    let same = page_of(2, 0, protected.clone());
+    let twice = decide(vec![], &[same, page_of(3, 1, protected)]);
+    assert_eq!(twice.protection, Some(protection));
+}
+
+#[test]
+fn minimum_retention_is_the_longest_that_anything_tells() {
+    let days = |days| {
+        let mut protection = Protection::default();
+        protection.minimum_retention = Duration::from_hours(24 * days);
+        protection
+    };
+    // No page tells of it any more.
+    let mut all = vec![record(1, 1), record_of(2, 2, 2)];
+    all[0].protection = days(3);
+    let decided = decide(all.clone(), &[]);
+    assert_eq!(decided.protection, Some(days(3)));
+    // A page of somebody who was overridden holds it too.
+    let late = entries(vec![(
+        7,
+        Event::Protected {
+            protection: days(9),
+        },
+    )]);
+    let decided = decide(all, &pages([late]));
+    assert_eq!(decided.protection, Some(days(9)));
+}
+
+#[test]
+fn the_time_of_what_was_never_committed_does_not_count() {
+    let mut all = vec![record(1, 1), record(1, 2), record_of(2, 2, 2)];
+    all[1].committed = Some(Timestamp(1 << 50));
+    assert_eq!(decide(all, &[]).time, Some(Timestamp(5)));
+}
+
+/// A rebuilt catalog: the second one.
+const AGAIN: u64 = 1 << 32;
+
+fn rebuilt(seen: u64, read: &[&NamedPage]) -> NamedPage {
+    let rebuilt = Rebuilt {
+        epoch: AGAIN + 1,
+        began: AGAIN,
+        seen: [(0, seen)].into(),
+        pages: read.iter().map(|(digest, _)| (*digest).into()).collect(),
+    };
+    let event = Event::Rebuilt(rebuilt);
+    page_of(AGAIN + 1, AGAIN, entries(vec![(AGAIN, event)]))
+}
+
+/// Its packs were missing then, or it was written by an owner that woke.
+#[test]
+fn what_a_rebuild_had_not_seen_is_back_and_told() {
+    let all = vec![
+        record(1, 1),
+        record(1, 4),
+        record_of(AGAIN + 1, AGAIN, AGAIN + 1),
+    ];
+    let decided = decide(all.clone(), &[rebuilt(3, &[])]);
+    assert_eq!(ids(&decided.points), [1, 4, AGAIN + 1]);
+    assert_eq!(decided.unseen, [all[1].point.id].into());
+    assert_eq!(decided.next_sequence, AGAIN + 2);
+    assert_eq!(decided.seen, [(0, 5), (1, AGAIN + 2)].into());
+    let decided = decide(all, &[rebuilt(5, &[])]);
+    assert!(decided.unseen.is_empty());
+}
+
+#[test]
+fn what_a_rebuild_decided_is_not_changed_by_older_catalogs() {
+    let all = vec![record(1, 1), record(1, 2)];
+    let read = page_of(1, 0, entries(vec![(3, removed(&[&all[0]]))]));
+    let late = page_of(2, 0, entries(vec![(4, removed(&[&all[1]]))]));
+    let summed_up = page_of(2, 0, summary(5, &[], 0, 1));
+    let decided = decide(all.clone(), &[read.clone(), late.clone()]);
+    assert_eq!(ids(&decided.points), [] as [u64; 0]);
+    let pages = [rebuilt(4, &[&read]), read, late, summed_up];
+    let decided = decide(all, &pages);
+    assert_eq!(ids(&decided.points), [2]);
+    assert_eq!(ids(&decided.expired), [1]);
+    assert_eq!(decided.pages, [0, 1]);
+}
