@@ -42,9 +42,10 @@ pub struct RebuildReport {
     /// Points that can't be opened, as what lists their images is gone: left
     /// out.
     pub lost: Vec<(SourceName, PointId)>,
-    /// Points that are back, and that the last rebuild before had not seen: packs
-    /// were missing then, or an owner that it had overridden went on afterwards
-    /// and was never told of success. They stand among `points` or `damaged` too.
+    /// Points that are back, and that the last rebuild before had not seen, as
+    /// packs were missing then. Those of an owner that it had overridden, and that
+    /// went on afterwards, are told from them by their times. They stand among
+    /// `points` or `damaged` too.
     pub unseen: Vec<(SourceName, PointId)>,
     /// Points that were committed together with others that are not back.
     pub parted: Vec<(SourceName, PointId)>,

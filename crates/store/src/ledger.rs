@@ -203,16 +203,7 @@ pub(crate) fn waiting(vault: &Vault) -> Result<Option<(Vec<PlainFrame>, Written)
         (pages, pending, state.failed.clone())
     };
     let settled = entries.iter().map(|entry| entry.sequence).collect();
-    if !failed.is_empty() {
-        // True whatever becomes of the batch, so it may come into a page first.
-        entries.push(LedgerEntry {
-            sequence: vault.next_sequence.fetch_add(1, Ordering::AcqRel),
-            event: Event::Failed {
-                epoch: vault.catalog.epoch(),
-                sequences: failed.clone(),
-            },
-        });
-    }
+    entries.extend(failure_entry(vault, &failed));
     if entries.is_empty() {
         return Ok(None);
     }
@@ -227,6 +218,20 @@ pub(crate) fn waiting(vault: &Vault) -> Result<Option<(Vec<PlainFrame>, Written)
         failed,
     };
     Ok(Some((frames, written)))
+}
+
+/// What tells of commits that have failed. True whatever becomes of the batch, so
+/// that it may come into a page first.
+fn failure_entry(vault: &Vault, failed: &[u64]) -> Option<LedgerEntry> {
+    if failed.is_empty() {
+        return None;
+    }
+    let event = Event::Failed {
+        epoch: vault.catalog.epoch(),
+        sequences: failed.to_vec(),
+    };
+    let sequence = vault.next_sequence.fetch_add(1, Ordering::AcqRel);
+    Some(LedgerEntry { sequence, event })
 }
 
 /// Cuts entries into pages.
@@ -356,11 +361,17 @@ async fn summed_up(vault: &Vault) -> Result<(Vec<PlainFrame>, Written)> {
         put_counters(vault, &mut batch)?;
         vault.commit_batch(batch).await?;
     }
-    let frames = summary::write(vault).await?;
+    let mut frames = summary::write(vault, next_sequence).await?;
+    let (settled, failed) = {
+        let state = vault.ledger.lock();
+        let settled = state.pending.iter().map(|entry| entry.sequence).collect();
+        (settled, state.failed.clone())
+    };
+    // Or their records would be taken for those of points that are gone.
+    if let Some(entry) = failure_entry(vault, &failed) {
+        frames.push(frame(vault, Page::Entries(vec![entry]))?);
+    }
     let pages = frames.iter().map(|frame| frame.digest).collect();
-    let state = vault.ledger.lock();
-    let settled = state.pending.iter().map(|entry| entry.sequence).collect();
-    let failed = state.failed.clone();
     let written = Written {
         pages,
         settled,

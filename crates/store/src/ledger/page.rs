@@ -1,8 +1,6 @@
 //! What stands in the pages of the ledger: events, and summaries that take the
 //! place of many.
 
-use std::collections::BTreeMap;
-
 use backstop_core::{ChunkDigest, Marks, PointId, Protection, ReplicaState, SourceName, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -51,8 +49,10 @@ pub(crate) struct Rebuilt {
     /// Of the owner that rebuilt it, and from which it numbers.
     pub(crate) epoch: u64,
     pub(crate) began: u64,
+    /// When, by its clock.
+    pub(crate) at: Timestamp,
     /// For each older catalog, the sequence after the highest one seen of it.
-    pub(crate) seen: BTreeMap<u32, u64>,
+    pub(crate) seen: Vec<(u32, u64)>,
     /// The pages that were read.
     pub(crate) pages: Vec<PageName>,
 }
@@ -178,7 +178,8 @@ mod tests {
                 Event::Rebuilt(Rebuilt {
                     epoch: 1 << 32,
                     began: 1 << 32,
-                    seen: [(0, 13)].into(),
+                    at: Timestamp(8),
+                    seen: vec![(0, 13)],
                     pages: vec![ChunkDigest::of(b"a page").into()],
                 }),
             ),

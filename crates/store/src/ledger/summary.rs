@@ -1,7 +1,5 @@
 //! A summary: all that there is, in the place of all pages before it.
 
-use std::sync::atomic::Ordering;
-
 use backstop_core::{Error, Marks, Result};
 
 use super::page::{Page, Summary};
@@ -14,9 +12,9 @@ use crate::removal;
 use crate::vault::Vault;
 
 /// All that there is, from the catalog.
-pub(super) async fn write(vault: &Vault) -> Result<Vec<PlainFrame>> {
+pub(super) async fn write(vault: &Vault, sequence: u64) -> Result<Vec<PlainFrame>> {
     let mut all = Summary {
-        sequence: vault.next_sequence.load(Ordering::Acquire),
+        sequence,
         time: Some(vault.time().await?.time),
         protection: Some(removal::protection(vault).await?),
         operators: Some(approvals::operators(vault).await?),

@@ -324,7 +324,8 @@ fn news(vault: &Vault, decided: &Decided, pages: &[ChunkDigest]) -> Vec<Event> {
     let mut events = vec![Event::Rebuilt(Rebuilt {
         epoch: vault.catalog.epoch(),
         began: vault.began.load(Ordering::Acquire),
-        seen: decided.seen.clone(),
+        at: vault.clock.now(),
+        seen: decided.seen.clone().into_iter().collect(),
         pages: pages.iter().copied().map(Into::into).collect(),
     })];
     // Once more: a page that told of it may count no longer, or be damaged.

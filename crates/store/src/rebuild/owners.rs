@@ -99,13 +99,29 @@ impl Owners {
         sequence < self.limit(epoch) && !self.failed.contains(&(epoch, sequence))
     }
 
-    /// Whether the last rebuild had not seen it, or what was written so late.
-    pub(super) fn is_unseen(&self, record: &PointRecord) -> bool {
-        let epoch = record.epoch;
-        self.rebuilt_since(epoch).is_some_and(|rebuilt| {
-            let seen = rebuilt.seen.get(&catalog_of(epoch));
-            seen.is_none_or(|seen| record.point.sequence >= *seen)
+    /// The last rebuild, if it had not seen this record.
+    fn missed_by(&self, record: &PointRecord) -> Option<&Rebuilt> {
+        let catalog = catalog_of(record.epoch);
+        self.rebuilt_since(record.epoch).filter(|rebuilt| {
+            let seen = rebuilt.seen.iter().find(|(of, _)| *of == catalog);
+            seen.is_none_or(|(_, seen)| record.point.sequence >= *seen)
         })
+    }
+
+    /// Whether the last rebuild had not seen it.
+    pub(super) fn is_unseen(&self, record: &PointRecord) -> bool {
+        self.missed_by(record).is_some()
+    }
+
+    /// Whether a record may be that of a point. What the last rebuild had not
+    /// seen is told apart by its time: what came after the rebuild is an
+    /// overridden owner's, and what was there before was missing.
+    fn may_be_point(&self, record: &PointRecord) -> bool {
+        let at = record.committed().max(record.point.time);
+        let is_late = self
+            .missed_by(record)
+            .is_some_and(|rebuilt| at >= rebuilt.at);
+        !is_late && self.may_count(record.epoch, record.point.sequence)
     }
 
     /// Whether a page counts as a whole.
@@ -151,7 +167,7 @@ impl Owners {
     /// Which records were never committed: by their owners, or since their
     /// synchronization became another point later.
     pub(super) fn uncommitted(&self, records: &[PointRecord]) -> Vec<bool> {
-        let may_count = |record: &PointRecord| self.may_count(record.epoch, record.point.sequence);
+        let may_count = |record: &PointRecord| self.may_be_point(record);
         let mut last: HashMap<SynchronizationId, u64> = HashMap::new();
         for record in records.iter().filter(|record| may_count(record)) {
             let point = &record.point;

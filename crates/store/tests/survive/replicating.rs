@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use backstop_core::{
-    ByteCount, ErrorKind, Maintenance, ManualClock, Marks, NoMonitor, PointId, PointKind,
-    RebuildOptions, RecoveryStore, ReplicateOptions, ReplicateReport, SourceName, Timestamp,
-    VerifyOptions,
+    ByteCount, ErrorKind, InconsistencyReason, Maintenance, ManualClock, Marks, NoMonitor, PointId,
+    PointKind, RebuildOptions, RecoveryStore, ReplicaState, ReplicateOptions, ReplicateReport,
+    SourceName, Timestamp, VerifyOptions,
 };
 use backstop_store::{Credential, DedupStore, DedupStoreBuilder, Takeover, VaultSettings};
-use object_store::ObjectStore;
+use futures::TryStreamExt;
 use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::faults::{Action, FaultyStore, Request, Script};
 use crate::history::{History, holds};
@@ -87,6 +89,11 @@ impl Lab {
         let agreement = self.here.agrees_with(&self.there).await.unwrap();
         assert!(agreement.different.is_empty(), "{agreement:?}");
         assert_eq!(agreement.only_here, 0, "{agreement:?}");
+    }
+
+    async fn state_there(&self, at: usize) -> ReplicaState {
+        let name = &self.machines[at].name;
+        self.there.replica(name).await.unwrap().unwrap().state
     }
 
     async fn stored(vault: &DedupStore) -> u64 {
@@ -368,4 +375,68 @@ async fn damage_stops_no_other_point_and_is_healed_from_the_other_vault() {
     let healed = second.heal_from(&lab.here).await.unwrap();
     assert_eq!(healed.left, 0, "{healed:?}");
     lab.history.check(&second).await;
+}
+
+/// What the other vault found out about its own data is not undone in passing.
+#[tokio::test(flavor = "multi_thread")]
+async fn doubt_of_the_other_vault_ends_by_a_point_that_is_copied_whole() {
+    let mut lab = Lab::new(6, &[700_000]).await;
+    lab.protect(0, 6, 90_000).await;
+    lab.replicate().await;
+    lab.there.close().await.unwrap();
+    let folder = Path::from("vault/packs");
+    let packs: Vec<_> = lab.stores[1]
+        .list(Some(&folder))
+        .try_collect()
+        .await
+        .unwrap();
+    for pack in packs {
+        if pack.location.as_ref().ends_with(".data") {
+            let bytes = lab.stores[1].get(&pack.location).await.unwrap();
+            let mut bytes = bytes.bytes().await.unwrap().to_vec();
+            bytes[200] ^= 1;
+            lab.stores[1]
+                .put(&pack.location, bytes.into())
+                .await
+                .unwrap();
+        }
+    }
+    lab.there = on(&lab.stores[1], 2).open().await.unwrap();
+    let name = lab.machines[0].name.clone();
+    let doubt = |reason| ReplicaState::Inconsistent {
+        reason,
+        since: Timestamp(1_700_000_000_000),
+    };
+    let damaged = doubt(InconsistencyReason::Damaged);
+    lab.there.set_state(&name, damaged.clone()).await.unwrap();
+    // There is nothing new: it stays, and is told.
+    let report = lab.replicate().await;
+    assert_eq!(report.in_doubt, [name.clone()], "{report:?}");
+    assert_eq!(lab.state_there(0).await, damaged);
+    lab.protect(0, 1, 3_000).await;
+    let report = lab.replicate().await;
+    assert_eq!(report.points.len(), 1, "{report:?}");
+    assert_eq!((report.in_doubt.len(), report.damaged.len()), (0, 0));
+    assert_eq!(lab.state_there(0).await, ReplicaState::Consistent);
+    let newest = lab.history.known().points.pop().unwrap();
+    holds(&lab.there, &newest).await;
+    lab.there.close().await.unwrap();
+    lab.there = on(&lab.stores[1], 2).open().await.unwrap();
+    holds(&lab.there, &newest).await;
+
+    // What an agent told there, this vault knows nothing of: a point that was
+    // not checked does not end it.
+    let missed = doubt(InconsistencyReason::TrackerMissedChanges);
+    lab.there.set_state(&name, missed.clone()).await.unwrap();
+    lab.protect(0, 1, 3_000).await;
+    let report = lab.replicate().await;
+    assert_eq!(report.in_doubt, [name.clone()], "{report:?}");
+    assert_eq!(lab.state_there(0).await, missed);
+    // Doubt of this vault comes over.
+    let consistent = ReplicaState::Consistent;
+    lab.there.set_state(&name, consistent).await.unwrap();
+    lab.here.set_state(&name, missed.clone()).await.unwrap();
+    let report = lab.replicate().await;
+    assert_eq!(report.in_doubt, []);
+    assert_eq!(lab.state_there(0).await, missed);
 }

@@ -172,23 +172,20 @@ fn a_rotation_may_end_anywhere() {
     }
 }
 
-/// The catalog is lost besides: no slot may come to open nothing, whichever the
-/// rebuild was done with, and whatever is sealed under a key stays readable.
+/// A rebuild goes by the slots alone: none may come to open nothing, whichever it
+/// was done with, and whatever is sealed under a key stays readable.
 #[test]
 fn a_vault_is_rebuilt_wherever_a_rotation_ended() {
     let mut was_between = 0;
     for happens in [false, true] {
         for at in 1.. {
+            let mut finished = false;
             for number in [1, 2] {
                 let mut lab = runtime().block_on(Lab::new());
-                let finished = rotate_and_die(&lab.store, at, happens);
+                finished = rotate_and_die(&lab.store, at, happens);
                 was_between += runtime().block_on(rebuild(&mut lab, number, at));
-                if finished && number == 2 {
-                    break;
-                }
             }
-            let lab = runtime().block_on(Lab::new());
-            if rotate_and_die(&lab.store, at, happens) {
+            if finished {
                 break;
             }
         }
@@ -199,17 +196,21 @@ fn a_vault_is_rebuilt_wherever_a_rotation_ended() {
     );
 }
 
-/// Rebuilds what a rotation left, without its catalog, and goes on; tells whether
+/// Rebuilds what a rotation left, and goes on; tells whether
 /// slots had several rings.
 async fn rebuild(lab: &mut Lab, number: u8, at: usize) -> usize {
-    for path in objects(&lab.store, "db").await {
-        lab.store.delete(&path).await.unwrap();
-    }
     let several = objects(&lab.store, "keys").await.len() > 2;
     let builder = || on(&lab.store, number).with_takeover(Takeover::Force);
     let options = RebuildOptions::default();
-    let rebuilt = builder().rebuild(&options, &NoMonitor).await;
-    let (vault, report) = rebuilt.unwrap_or_else(|error| panic!("cut at {at}: {error}"));
+    let mut turn = 0;
+    let (vault, report) = loop {
+        match builder().rebuild(&options, &NoMonitor).await {
+            Ok(rebuilt) => break rebuilt,
+            // A request that the dead one had sent came to the store this late.
+            Err(error) if error.kind() == ErrorKind::Fenced && turn < 3 => turn += 1,
+            Err(error) => panic!("cut at {at}: {error}"),
+        }
+    };
     assert_eq!(report.unreadable.count, 0, "cut at {at}: {report:?}");
     lab.history.check(&vault).await;
     let slots = vault.key_slots().await.unwrap();
@@ -235,59 +236,32 @@ async fn rebuild(lab: &mut Lab, number: u8, at: usize) -> usize {
 async fn a_rebuild_refuses_slots_with_strange_rings() {
     let lab = Lab::new().await;
     let vault = on(&lab.store, 1).open().await.unwrap();
-    let mut kept = Vec::new();
-    for path in objects(&lab.store, "keys").await {
-        kept.push((path.clone(), bytes(&lab.store, &path).await));
-    }
-    let slots = vault.key_slots().await.unwrap();
-    for slot in &slots {
-        vault.remove_key(&slot.id).await.unwrap();
-        if on(&lab.store, 2).open_read_only().await.is_err() {
-            break;
-        }
-        let again = vault.add_key(&key(1)).await.unwrap();
-        assert_ne!(again.id, slot.id);
-    }
+    let third = vault.add_key(&key(3)).await.unwrap();
+    let path = Path::from(format!("vault/keys/{}", third.id));
+    let kept = objects(&lab.store, "keys").await;
+    let path = kept
+        .into_iter()
+        .find(|kept| kept.as_ref().starts_with(path.as_ref()))
+        .unwrap();
+    let removed = bytes(&lab.store, &path).await;
+    vault.remove_key(&third.id).await.unwrap();
     vault.rotate_key().await.unwrap();
     vault.close().await.unwrap();
     let current = objects(&lab.store, "keys").await;
-    let mut put_back = None;
-    for (path, object) in &kept {
-        lab.store.put(path, object.clone().into()).await.unwrap();
-        if on(&lab.store, 2).open_read_only().await.is_ok() {
-            put_back = Some(path.clone());
-            break;
-        }
-        lab.store.delete(path).await.unwrap();
-    }
-    // It opens nothing by itself while the catalog is there; with what opens it
-    // the vault could only be rebuilt.
-    let path = match put_back {
-        Some(path) => path,
-        None => {
-            for (path, object) in &kept {
-                lab.store.put(path, object.clone().into()).await.unwrap();
-            }
-            kept[0].0.clone()
-        }
-    };
+    lab.store.put(&path, removed.into()).await.unwrap();
     for path in objects(&lab.store, "db").await {
         lab.store.delete(&path).await.unwrap();
     }
     let options = RebuildOptions::default();
-    for number in [2, 1] {
+    for number in [3, 1] {
         let rebuilt = on(&lab.store, number).rebuild(&options, &NoMonitor).await;
-        let error = rebuilt.unwrap_err();
+        let error = rebuilt.map(drop).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::WrongKey, "{error}");
         assert!(error.to_string().contains("keys/"), "{error}");
         assert_eq!(objects(&lab.store, "db").await, [], "nothing was begun");
     }
     assert!(!current.contains(&path));
-    for path in objects(&lab.store, "keys").await {
-        if !current.contains(&path) {
-            lab.store.delete(&path).await.unwrap();
-        }
-    }
+    lab.store.delete(&path).await.unwrap();
     let rebuilt = on(&lab.store, 1).rebuild(&options, &NoMonitor).await;
     let (vault, _) = rebuilt.unwrap();
     lab.history.check(&vault).await;

@@ -240,12 +240,12 @@ fn what_came_after_a_later_owner_began_was_not_committed() {
 
 #[test]
 fn commits_that_are_told_to_have_failed_are_no_points() {
-    let all = vec![record(1, 1), record(2, 2), record(2, 4)];
+    let all = vec![record(1, 1), record_of(2, 2, 2), record_of(2, 2, 4)];
     let failed = Event::Failed {
         epoch: 2,
         sequences: vec![1, 2],
     };
-    let decided = decide(all, &pages([entries(vec![(3, failed)])]));
+    let decided = decide(all, &[page_of(2, 2, entries(vec![(3, failed)]))]);
     assert_eq!(
         ids(&decided.points),
         [1, 4],
@@ -310,7 +310,7 @@ fn of_events_with_one_sequence_none_is_lost() {
 
 #[test]
 fn minimum_retention_is_the_longest_that_anything_tells() {
-    let days = |days| {
+    let days = |days: u64| {
         let mut protection = Protection::default();
         protection.minimum_retention = Duration::from_hours(24 * days);
         protection
@@ -345,14 +345,15 @@ fn rebuilt(seen: u64, read: &[&NamedPage]) -> NamedPage {
     let rebuilt = Rebuilt {
         epoch: AGAIN + 1,
         began: AGAIN,
-        seen: [(0, seen)].into(),
+        at: Timestamp(70),
+        seen: vec![(0, seen)],
         pages: read.iter().map(|(digest, _)| (*digest).into()).collect(),
     };
     let event = Event::Rebuilt(rebuilt);
     page_of(AGAIN + 1, AGAIN, entries(vec![(AGAIN, event)]))
 }
 
-/// Its packs were missing then, or it was written by an owner that woke.
+/// Its packs were missing then.
 #[test]
 fn what_a_rebuild_had_not_seen_is_back_and_told() {
     let all = vec![
@@ -365,7 +366,13 @@ fn what_a_rebuild_had_not_seen_is_back_and_told() {
     assert_eq!(decided.unseen, [all[1].point.id].into());
     assert_eq!(decided.next_sequence, AGAIN + 2);
     assert_eq!(decided.seen, [(0, 5), (1, AGAIN + 2)].into());
-    let decided = decide(all, &[rebuilt(5, &[])]);
+    let decided = decide(all.clone(), &[rebuilt(5, &[])]);
+    assert!(decided.unseen.is_empty());
+    // Later than the rebuild, it is of somebody who woke.
+    let mut late = all;
+    late[1].committed = Some(Timestamp(70));
+    let decided = decide(late, &[rebuilt(3, &[])]);
+    assert_eq!(ids(&decided.uncommitted), [4]);
     assert!(decided.unseen.is_empty());
 }
 
@@ -373,8 +380,8 @@ fn what_a_rebuild_had_not_seen_is_back_and_told() {
 fn what_a_rebuild_decided_is_not_changed_by_older_catalogs() {
     let all = vec![record(1, 1), record(1, 2)];
     let read = page_of(1, 0, entries(vec![(3, removed(&[&all[0]]))]));
-    let late = page_of(2, 0, entries(vec![(4, removed(&[&all[1]]))]));
-    let summed_up = page_of(2, 0, summary(5, &[], 0, 1));
+    let late = page_of(2, 4, entries(vec![(4, removed(&[&all[1]]))]));
+    let summed_up = page_of(2, 4, summary(5, &[], 0, 1));
     let decided = decide(all.clone(), &[read.clone(), late.clone()]);
     assert_eq!(ids(&decided.points), [] as [u64; 0]);
     let pages = [rebuilt(4, &[&read]), read, late, summed_up];
