@@ -108,7 +108,7 @@ impl Lab {
     /// The packs of maps.
     async fn maps(&self) -> Vec<Path> {
         let mut packs = self.objects("packs").await;
-        packs.retain(|path| path.as_ref().ends_with(".map"));
+        packs.retain(|path| path.as_ref().contains(".map"));
         packs
     }
 }
@@ -153,7 +153,7 @@ async fn a_commit_that_failed_is_no_point_though_its_owner_went_on() {
         vault.close().await.unwrap();
         let vault = on(&lab.faulty()).open().await.unwrap();
         // The maps and the record are stored, the data is not.
-        fail(&lab.script, |path| path.ends_with(".data"));
+        fail(&lab.script, |path| path.contains(".data"));
         let (lost, _) = lab.fail(&vault).await;
         lab.script.pass();
         if goes_on {
@@ -199,7 +199,7 @@ async fn a_summary_that_never_counted_hides_no_later_point() {
         lab.protect(&vault).await;
     }
     // Numbers that are given and never committed.
-    fail(&lab.script, |path| path.ends_with(".data"));
+    fail(&lab.script, |path| path.contains(".data"));
     for _ in 0..5 {
         lab.fail(&vault).await;
     }
@@ -207,7 +207,7 @@ async fn a_summary_that_never_counted_hides_no_later_point() {
     let is_stored = Arc::new(AtomicBool::new(false));
     let stored = Arc::clone(&is_stored);
     fail(&lab.script, move |path| {
-        if path.ends_with(".map") {
+        if path.contains(".map") {
             stored.store(true, Ordering::SeqCst);
         }
         path.contains("/wal/") && stored.load(Ordering::SeqCst)
@@ -437,7 +437,7 @@ async fn who_relies_on_what_heals_is_told_if_it_is_lost() {
     let folder = Path::from("vault/packs");
     let packs: Vec<_> = here.list(Some(&folder)).try_collect().await.unwrap();
     for pack in packs {
-        if pack.location.as_ref().ends_with(".data") {
+        if pack.location.as_ref().contains(".data") {
             let bytes = here
                 .get(&pack.location)
                 .await
@@ -459,7 +459,7 @@ async fn who_relies_on_what_heals_is_told_if_it_is_lost() {
     let may_go_on = std::sync::Mutex::new(may_go_on);
     let mut reach = Some(reach);
     script.rule(move |request, path| {
-        let is_pack = matches!(request, Request::Put | Request::Part) && path.ends_with(".data");
+        let is_pack = matches!(request, Request::Put | Request::Part) && path.contains(".data");
         if !is_pack || puts.fetch_add(1, Ordering::SeqCst) > 0 {
             return Action::Pass;
         }
