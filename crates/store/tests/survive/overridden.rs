@@ -198,6 +198,11 @@ async fn a_summary_that_never_counted_hides_no_later_point() {
         vault.set_state(&lab.machine.name, state).await.unwrap();
         lab.protect(&vault).await;
     }
+    let last = vault
+        .point(lab.machine.head.unwrap())
+        .await
+        .unwrap()
+        .sequence;
     // Numbers that are given and never committed.
     fail(&lab.script, |path| path.contains(".data"));
     for _ in 0..5 {
@@ -217,7 +222,9 @@ async fn a_summary_that_never_counted_hides_no_later_point() {
     assert!(is_stored.load(Ordering::SeqCst));
     drop(vault);
     let vault = on(&lab.store).open().await.unwrap();
-    lab.protect(&vault).await;
+    let next = lab.protect(&vault).await;
+    let next = vault.point(next).await.unwrap().sequence;
+    assert!(next > last + 5, "{next} comes after {last} and the summary");
     vault.close().await.unwrap();
     let (vault, report) = rebuild(&lab.store).await;
     assert_eq!(report.expired, [], "{report:?}");
