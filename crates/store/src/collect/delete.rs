@@ -249,7 +249,7 @@ async fn frames(vault: &Vault, number: u64, record: &PackRecord) -> Result<Vec<(
             let found = salvage::frames(&vault.reader, &pack, end, &vault.codecs).await?;
             let whole = found.iter().filter_map(|found| match found {
                 Salvaged::Whole(entry) => Some(frame(entry)),
-                Salvaged::Damaged => None,
+                Salvaged::Damaged(_) => None,
             });
             Ok(whole.collect())
         }
