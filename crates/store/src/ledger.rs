@@ -313,7 +313,7 @@ pub(crate) async fn settle_whole(vault: &Arc<Vault>) -> Result<()> {
             .read_content(Content::Ledger, &page, &vault.codecs);
         match reading.await {
             Err(error) if failure::is_damage(&error) => {
-                vault.index.mark_bad(Content::Ledger, &page);
+                vault.index.mark_bad(Content::Ledger, &page).await;
             }
             read => drop(read?),
         }
