@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn what_is_handed_over_is_read() {
-        let test = std::fs::read_to_string(project::root().unwrap().join("tests/crash.rs"));
+        let test = std::fs::read_to_string(project::root().unwrap().join("tests/crash/main.rs"));
         assert!(test.unwrap().contains(&format!("var(\"{CRASH_ROUNDS}\")")));
     }
 }

@@ -10,9 +10,9 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
-    ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload,
-    PutResult, Result, UploadPart,
+    CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult,
+    MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions,
+    PutPayload, PutResult, Result, UploadPart,
 };
 
 /// What kind of request it is.
@@ -53,8 +53,9 @@ pub(crate) enum Action {
 
 /// Decides what becomes of requests.
 pub(crate) trait Policy: fmt::Debug + Send + Sync + 'static {
-    /// A request arrives: its number, and how often others go first.
-    fn arrive(&self, request: Request, path: &str) -> (u64, u32);
+    /// A request arrives, and brings or asks for so many bytes, as far as it
+    /// says: its number, and how often others go first.
+    fn arrive(&self, request: Request, path: &str, length: u64) -> (u64, u32);
 
     /// Its turn has come.
     fn decide(&self, number: u64, request: Request, path: &str) -> Action;
@@ -86,7 +87,7 @@ impl fmt::Debug for Script {
 }
 
 impl Policy for Script {
-    fn arrive(&self, _: Request, _: &str) -> (u64, u32) {
+    fn arrive(&self, _: Request, _: &str, _: u64) -> (u64, u32) {
         (0, 0)
     }
 
@@ -116,6 +117,15 @@ impl<P> fmt::Display for FaultyStore<P> {
     }
 }
 
+/// How many bytes a read asks for; zero for all there are.
+fn asked(options: &GetOptions) -> u64 {
+    match &options.range {
+        Some(GetRange::Bounded(range)) => range.end - range.start,
+        Some(GetRange::Suffix(length)) => *length,
+        Some(GetRange::Offset(_)) | None => 0,
+    }
+}
+
 fn failed(path: &Path) -> Error {
     Error::Generic {
         store: "faulty",
@@ -133,11 +143,11 @@ fn missing(path: &Path) -> Error {
 /// Runs a request under a policy. `work` gets what is asked of an answer.
 async fn under<P: Policy, T>(
     policy: &P,
-    request: Request,
+    (request, length): (Request, u64),
     path: &Path,
     work: impl Future<Output = Result<T>>,
 ) -> Result<(T, Action)> {
-    let (number, yields) = policy.arrive(request, path.as_ref());
+    let (number, yields) = policy.arrive(request, path.as_ref(), length);
     for _ in 0..yields {
         tokio::task::yield_now().await;
     }
@@ -170,8 +180,9 @@ impl<P: Policy> ObjectStore for FaultyStore<P> {
         payload: PutPayload,
         opts: PutOptions,
     ) -> Result<PutResult> {
+        let what = (Request::Put, payload.content_length() as u64);
         let work = self.inner.put_opts(location, payload, opts);
-        under(&*self.policy, Request::Put, location, work)
+        under(&*self.policy, what, location, work)
             .await
             .map(|(result, _)| result)
     }
@@ -182,7 +193,7 @@ impl<P: Policy> ObjectStore for FaultyStore<P> {
         opts: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         let work = self.inner.put_multipart_opts(location, opts);
-        let (inner, _) = under(&*self.policy, Request::Part, location, work).await?;
+        let (inner, _) = under(&*self.policy, (Request::Part, 0), location, work).await?;
         Ok(Box::new(FaultyUpload {
             inner,
             policy: Arc::clone(&self.policy),
@@ -191,8 +202,9 @@ impl<P: Policy> ObjectStore for FaultyStore<P> {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let what = (Request::Get, asked(&options));
         let work = self.inner.get_opts(location, options);
-        let (result, action) = under(&*self.policy, Request::Get, location, work).await?;
+        let (result, action) = under(&*self.policy, what, location, work).await?;
         match action {
             Action::Tear(seed) => {
                 damaged(result, |bytes| {
@@ -222,7 +234,7 @@ impl<P: Policy> ObjectStore for FaultyStore<P> {
             .and_then(move |path| {
                 let (inner, policy) = (Arc::clone(&inner), Arc::clone(&policy));
                 async move {
-                    under(&*policy, Request::Delete, &path, inner.delete(&path)).await?;
+                    under(&*policy, (Request::Delete, 0), &path, inner.delete(&path)).await?;
                     Ok(path)
                 }
             })
@@ -235,7 +247,7 @@ impl<P: Policy> ObjectStore for FaultyStore<P> {
         async move {
             let path = prefix.clone().unwrap_or_default();
             let listed = inner.list(prefix.as_ref());
-            under(&*policy, Request::List, &path, async { Ok(listed) })
+            under(&*policy, (Request::List, 0), &path, async { Ok(listed) })
                 .await
                 .map(|(listed, _)| listed)
         }
@@ -247,14 +259,14 @@ impl<P: Policy> ObjectStore for FaultyStore<P> {
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         let path = prefix.cloned().unwrap_or_default();
         let work = self.inner.list_with_delimiter(prefix);
-        under(&*self.policy, Request::List, &path, work)
+        under(&*self.policy, (Request::List, 0), &path, work)
             .await
             .map(|(result, _)| result)
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         let work = self.inner.copy_opts(from, to, options);
-        under(&*self.policy, Request::Copy, to, work)
+        under(&*self.policy, (Request::Copy, 0), to, work)
             .await
             .map(drop)
     }
@@ -288,21 +300,22 @@ struct FaultyUpload<P> {
 #[async_trait]
 impl<P: Policy> MultipartUpload for FaultyUpload<P> {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let what = (Request::Part, data.content_length() as u64);
         let work = self.inner.put_part(data);
         let (policy, path) = (Arc::clone(&self.policy), self.path.clone());
-        async move { under(&*policy, Request::Part, &path, work).await.map(drop) }.boxed()
+        async move { under(&*policy, what, &path, work).await.map(drop) }.boxed()
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
         let work = self.inner.complete();
-        under(&*self.policy, Request::Complete, &self.path, work)
+        under(&*self.policy, (Request::Complete, 0), &self.path, work)
             .await
             .map(|(result, _)| result)
     }
 
     async fn abort(&mut self) -> Result<()> {
         let work = self.inner.abort();
-        under(&*self.policy, Request::Part, &self.path, work)
+        under(&*self.policy, (Request::Part, 0), &self.path, work)
             .await
             .map(drop)
     }

@@ -36,6 +36,7 @@ mod power;
 mod power_files;
 mod protection;
 mod providers;
+mod randomness;
 mod readers;
 mod reading;
 mod rebuilding;

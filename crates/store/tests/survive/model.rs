@@ -31,7 +31,7 @@ impl Restless {
 }
 
 impl Policy for Restless {
-    fn arrive(&self, _: Request, _: &str) -> (u64, u32) {
+    fn arrive(&self, _: Request, _: &str, _: u64) -> (u64, u32) {
         let number = self.arrived.fetch_add(1, Ordering::SeqCst);
         (
             number,

@@ -43,7 +43,7 @@ impl PowerCut {
 }
 
 impl Policy for PowerCut {
-    fn arrive(&self, _: Request, _: &str) -> (u64, u32) {
+    fn arrive(&self, _: Request, _: &str, _: u64) -> (u64, u32) {
         let number = self.arrived.fetch_add(1, Ordering::SeqCst) + 1;
         let mut random = fastrand::Rng::with_seed(self.seed ^ number << 20);
         if number == self.at {

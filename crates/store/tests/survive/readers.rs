@@ -24,7 +24,7 @@ struct Witness {
 }
 
 impl Policy for Witness {
-    fn arrive(&self, request: Request, path: &str) -> (u64, u32) {
+    fn arrive(&self, request: Request, path: &str, _: u64) -> (u64, u32) {
         if !matches!(request, Request::Get | Request::List) {
             self.changes
                 .lock()

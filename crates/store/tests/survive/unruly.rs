@@ -49,7 +49,7 @@ impl Unruly {
 }
 
 impl Policy for Unruly {
-    fn arrive(&self, _: Request, _: &str) -> (u64, u32) {
+    fn arrive(&self, _: Request, _: &str, _: u64) -> (u64, u32) {
         let number = self.arrived.fetch_add(1, Ordering::SeqCst);
         let mut random = fastrand::Rng::with_seed(self.seed ^ number << 20);
         (number, random.u32(..6))
