@@ -25,6 +25,9 @@ pub(crate) struct Known {
     pub(crate) points: Vec<Kept>,
     /// A commit that was asked for and not answered: all of it, or nothing.
     pub(crate) committing: Vec<Kept>,
+    /// Commits that were not answered and had not happened: a rebuild may find
+    /// their packs whole, and bring them back.
+    pub(crate) unreported: Vec<Kept>,
     /// An expiry that was asked for and not answered: all of it, or nothing.
     pub(crate) expiring: Vec<PointId>,
     /// Expired points, each the oldest of its source, that were to be brought
@@ -210,6 +213,8 @@ async fn settle(known: &mut Known, vault: &DedupStore) -> Result<()> {
     );
     if there > 0 {
         known.points.append(&mut known.committing.clone());
+    } else {
+        known.unreported.append(&mut known.committing.clone());
     }
     let mut back = 0;
     for kept in &known.undoing {

@@ -36,7 +36,10 @@ pub(super) async fn live(world: &World, mut actor: Actor, steps: u32) -> Actor {
     for _ in 0..steps {
         pause(&mut actor.random).await;
         let (vault, reign) = world.owner();
-        if actor.settled != reign && !settle(world, &mut actor, &vault).await {
+        if actor.settled != reign
+            && let Err(error) = settle(world, &mut actor, &vault).await
+        {
+            assert!(is_weather(&error), "settling: {error}");
             world.replace(reign).await;
             continue;
         }
@@ -99,24 +102,11 @@ pub(super) async fn live(world: &World, mut actor: Actor, steps: u32) -> Actor {
     actor
 }
 
-/// Finds out what became of what was not answered; tells whether it could.
-pub(super) async fn settle(world: &World, actor: &mut Actor, vault: &DedupStore) -> bool {
+/// Finds out what became of what was not answered, if the weather allows it.
+pub(super) async fn settle(world: &World, actor: &mut Actor, vault: &DedupStore) -> Result<()> {
     let reign = world.reign.get();
-    match actor.history.settle_with(vault).await {
-        Ok(()) => {}
-        Err(error) => {
-            assert!(is_weather(&error), "settling: {error}");
-            return false;
-        }
-    }
-    // A rebuild brings back what no page of the ledger told of yet.
-    let listed = match vault.points(&actor.machine.name).await {
-        Ok(listed) => listed,
-        Err(error) => {
-            assert!(is_weather(&error), "listing: {error}");
-            return false;
-        }
-    };
+    actor.history.settle_with(vault).await?;
+    let listed = vault.points(&actor.machine.name).await?;
     let known = actor.history.known().points;
     let there = |id| known.iter().any(|kept| kept.id == id);
     if world.reign.get() == reign {
@@ -125,19 +115,22 @@ pub(super) async fn settle(world: &World, actor: &mut Actor, vault: &DedupStore)
             assert!(is_listed, "point {} of {} is gone", kept.id, kept.source);
         }
     }
-    let back: Vec<_> = listed
-        .iter()
-        .map(|point| point.id)
-        .filter(|id| !there(*id))
-        .collect();
-    if !back.is_empty()
-        && let Err(error) = vault.expire(&back).await
-    {
-        assert!(is_weather(&error), "expiring again: {error}");
-        return false;
+    // A rebuild brings back what no page of the ledger told of yet, and commits
+    // that never happened, if their packs are whole.
+    let back = listed.iter().map(|point| point.id);
+    let mut back: Vec<_> = back.filter(|id| !there(*id)).collect();
+    let newest = listed.last().map(|point| point.id);
+    if let Some(newest) = back.pop_if(|id| Some(*id) == newest) {
+        let mut unreported = actor.history.known().unreported.into_iter();
+        let kept = unreported.find(|kept| kept.id == newest);
+        let kept = kept.unwrap_or_else(|| panic!("{newest} came from nowhere"));
+        actor.history.change(|known| known.points.push(kept));
+    }
+    if !back.is_empty() {
+        vault.expire(&back).await?;
     }
     actor.history.catch_up(&mut actor.machine);
-    true
+    Ok(())
 }
 
 /// Reads points, through the owner and beside it, slowly: they may expire

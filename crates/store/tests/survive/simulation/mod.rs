@@ -95,7 +95,7 @@ async fn end(world: &World, actors: Vec<Actor>, second: &DedupStore) {
     world.override_owner(false).await;
     let (vault, _) = world.owner();
     for mut actor in actors {
-        assert!(settle(world, &mut actor, &vault).await);
+        settle(world, &mut actor, &vault).await.unwrap();
         actor.history.check(&vault).await;
     }
     vault
