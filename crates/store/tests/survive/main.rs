@@ -14,6 +14,7 @@
 )]
 
 mod collecting;
+mod crowd;
 mod damage;
 mod faults;
 mod fencing;
