@@ -137,7 +137,10 @@ impl Subject {
 }
 
 /// Sends what the slices don't tell to be equal, as an agent does.
-async fn send_differences(writer: &dyn ReplicaWriter, machine: &Machine) -> Result<usize> {
+pub(crate) async fn send_differences(
+    writer: &dyn ReplicaWriter,
+    machine: &Machine,
+) -> Result<usize> {
     let mut sent = 0;
     let regions = region_count(ByteCount(machine.bytes.len() as u64));
     for region in writer.resume_at(0).0..regions {

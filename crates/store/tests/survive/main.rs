@@ -16,6 +16,7 @@
 mod collecting;
 mod crowd;
 mod damage;
+mod every_object;
 mod faults;
 mod fencing;
 mod folding;
@@ -34,6 +35,7 @@ mod overridden;
 mod peers;
 mod play;
 mod power;
+mod power_care;
 mod power_files;
 mod protection;
 mod providers;

@@ -20,21 +20,25 @@ use crate::history::History;
 use crate::images::Machine;
 use crate::seeds;
 
-/// Cuts the power when a certain request arrives.
+/// Cuts the power when a certain request arrives, of all stores that it is the
+/// policy of.
 #[derive(Debug)]
-struct PowerCut {
+pub(crate) struct PowerCut {
     at: u64,
     seed: u64,
-    arrived: AtomicU64,
+    /// Whether reads count too.
+    counts_reads: bool,
+    pub(crate) arrived: AtomicU64,
     dead: AtomicBool,
-    died: Notify,
+    pub(crate) died: Notify,
 }
 
 impl PowerCut {
-    fn new(at: u64, seed: u64) -> Arc<Self> {
+    pub(crate) fn new(at: u64, seed: u64, counts_reads: bool) -> Arc<Self> {
         Arc::new(Self {
             at,
             seed,
+            counts_reads,
             arrived: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             died: Notify::new(),
@@ -43,10 +47,13 @@ impl PowerCut {
 }
 
 impl Policy for PowerCut {
-    fn arrive(&self, _: Request, _: &str, _: u64) -> (u64, u32) {
-        let number = self.arrived.fetch_add(1, Ordering::SeqCst) + 1;
+    fn arrive(&self, request: Request, _: &str, _: u64) -> (u64, u32) {
+        let reads = matches!(request, Request::Get | Request::List);
+        let counts = self.counts_reads || !reads;
+        let before = self.arrived.fetch_add(counts.into(), Ordering::SeqCst);
+        let number = before + u64::from(counts);
         let mut random = fastrand::Rng::with_seed(self.seed ^ number << 20);
-        if number == self.at {
+        if counts && number == self.at {
             self.dead.store(true, Ordering::SeqCst);
             self.died.notify_one();
         }
@@ -66,14 +73,14 @@ impl Policy for PowerCut {
 }
 
 /// Small packs and checkpoints, so that a short life has all steps.
-fn settings() -> VaultSettings {
+pub(crate) fn settings() -> VaultSettings {
     let mut settings = VaultSettings::default();
     settings.pack_bytes = 96 << 10;
     settings.checkpoint_bytes = 64 << 10;
     settings
 }
 
-fn builder(
+pub(crate) fn builder(
     store: Arc<dyn ObjectStore>,
     clock: &Arc<ManualClock>,
 ) -> backstop_store::DedupStoreBuilder {
@@ -139,7 +146,7 @@ async fn life(
 
 /// Lives until the power is cut at a request; gives how many there were.
 fn live_and_die(store: &Arc<dyn ObjectStore>, history: &History, at: u64, seed: u64) -> u64 {
-    let cut = PowerCut::new(at, seed);
+    let cut = PowerCut::new(at, seed, true);
     let faulty = FaultyStore::new(Arc::clone(store), Arc::clone(&cut));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
