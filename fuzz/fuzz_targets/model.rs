@@ -1,6 +1,6 @@
 //! A vault in memory against plain images: any bytes as a sequence of
-//! changes, commits, group commits, expiries, collections, rotations, crashes and
-//! openings.
+//! changes, commits, group commits, expiries, collections, folds, rotations,
+//! rebuilds, verifications, replications, crashes and openings.
 #![no_main]
 
 #[path = "../../crates/store/tests/survive/history.rs"]
@@ -43,7 +43,7 @@ async fn play(bytes: &[u8]) {
             continue;
         };
         let at = usize::from(first) % play.machines.len();
-        let step = match operation % 17 {
+        let step = match operation % 19 {
             0..4 => {
                 let machine = &mut play.machines[at];
                 let place = (usize::from(first) << 8 | usize::from(second)) * 67;
@@ -66,6 +66,8 @@ async fn play(bytes: &[u8]) {
             13 => Step::Rebuild,
             14 => Step::RebuildAfterCrash,
             15 => Step::Rotate,
+            16 => Step::Verify,
+            17 => Step::Replicate(u64::from(second % 4) + 1),
             _ => Step::Continue(at),
         };
         play.step(step).await;

@@ -90,7 +90,8 @@ enum Taken {
     Told,
     /// Opening tells it.
     Refused,
-    /// The newest log is gone: nothing else tells that there was more.
+    /// The newest log is gone, or a log is empty, as those are by which an owner
+    /// fences: nothing tells that there was more. A rebuild brings it back.
     Silent,
 }
 
@@ -170,9 +171,18 @@ async fn damage(store: &InMemory, path: &Path, next: Option<&Path>, what: Damage
     Some(())
 }
 
+/// Whether an error tells of what is damaged in packs, for good.
+fn is_lost(error: &Error) -> bool {
+    error.kind() == ErrorKind::Corrupt && !error.to_string().contains("catalog")
+}
+
 /// Reads all that can be read of a point, and tells how much can't.
 async fn lost(vault: &DedupStore, kept: &Kept) -> Result<u64> {
-    let image = vault.open(kept.id, &StreamName::disk()).await?;
+    let image = match vault.open(kept.id, &StreamName::disk()).await {
+        // Its manifest, or the top of its map.
+        Err(error) if is_lost(&error) => return Ok(kept.image.len() as u64),
+        opened => opened?,
+    };
     let length = image.geometry().length;
     let mut lost = 0;
     for region in 0..region_count(length) {
@@ -198,31 +208,30 @@ async fn lost(vault: &DedupStore, kept: &Kept) -> Result<u64> {
                     kept.id
                 );
             }
-            Err(error) if error.kind() == ErrorKind::Corrupt => lost += range.length().0,
+            Err(error) if is_lost(&error) => lost += range.length().0,
             Err(error) => return Err(error),
         }
     }
     Ok(lost)
 }
 
-/// Checks that an error is one of something that is damaged.
+/// Checks that an error is one of something that is damaged. What SlateDB's
+/// own records are damaged to is not always told by the kind of its errors: they
+/// have no checksum, and may name another owner, or something invalid.
 fn is_told(error: &Error, path: &Path, what: Damage) {
-    // SlateDB's own records have no checksum over the number of their owner.
-    let is_number = matches!(kind(path), Kind::Manifest | Kind::Catalog);
-    if is_number && error.kind() == ErrorKind::Fenced {
-        return;
-    }
-    let kinds = [
-        ErrorKind::Corrupt,
-        ErrorKind::NotFound,
-        ErrorKind::WrongKey,
-        ErrorKind::Unsupported,
-    ];
-    assert!(
-        kinds.contains(&error.kind()),
-        "{path} {what:?}: {:?} {error}",
-        error.kind()
+    let of_catalog = matches!(
+        kind(path),
+        Kind::Manifest | Kind::Log | Kind::Table | Kind::Catalog
     );
+    // The number of a key, or of a format, may be what is damaged.
+    let is_fine = match error.kind() {
+        ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::WrongKey | ErrorKind::Unsupported => {
+            true
+        }
+        ErrorKind::Fenced | ErrorKind::Unavailable => of_catalog,
+        _ => false,
+    };
+    assert!(is_fine, "{path} {what:?}: {:?} {error}", error.kind());
 }
 
 impl Scene {
@@ -248,10 +257,8 @@ impl Scene {
         let expected: Vec<PointId> = self.points.iter().map(|kept| kept.id).collect();
         if listed != expected {
             let is_log = kind(path) == Kind::Log;
-            assert!(
-                is_log && what == Damage::Missing,
-                "{path} {what:?}: {listed:?}"
-            );
+            let is_gone = matches!(what, Damage::Missing | Damage::Emptied);
+            assert!(is_log && is_gone, "{path} {what:?}: {listed:?}");
             return Taken::Silent;
         }
         let options = VerifyOptions::default();
@@ -337,13 +344,28 @@ impl Scene {
         Some(taken)
     }
 
+    /// An object is as it was.
+    async fn put_back(&self, store: &InMemory, path: &Path) {
+        put(store, path, bytes(&self.store, path).await.to_vec()).await;
+    }
+
     /// Where the vault does not open, another key slot does, or a rebuild makes
-    /// the catalog anew; `vault.json` has to be brought back.
+    /// the catalog anew; `vault.json` has to be brought back,
+    /// and slots that were swapped.
     async fn is_brought_back(&self, store: &InMemory, path: &Path, what: Damage) {
         let said = format!("{path} {what:?}");
         let vault = match kind(path) {
             Kind::Header => {
-                put(store, path, bytes(&self.store, path).await.to_vec()).await;
+                self.put_back(store, path).await;
+                on(store, 1, 600_000).open().await.expect(&said)
+            }
+            // Each has to have its own name again.
+            Kind::KeySlot if what == Damage::Swapped => {
+                for slot in self.store.list(None).try_collect::<Vec<_>>().await.unwrap() {
+                    if kind(&slot.location) == Kind::KeySlot {
+                        self.put_back(store, &slot.location).await;
+                    }
+                }
                 on(store, 1, 600_000).open().await.expect(&said)
             }
             Kind::KeySlot => on(store, 2, 600_000).open().await.expect(&said),
@@ -379,6 +401,10 @@ async fn any_damage_of_any_object_is_told_and_mended_soak() {
         let next = paths[at + 1..].iter().find(|next| kind(next) == kind(path));
         for what in &all {
             if let Some(how) = scene.suffers(path, next, *what).await {
+                let is_pack = matches!(kind(path), Kind::DataPack | Kind::MapPack);
+                if is_pack && how == Taken::Harmless {
+                    eprintln!("{path} {what:?}: harmless");
+                }
                 *taken.entry((kind(path), how)).or_default() += 1;
             }
         }
@@ -409,5 +435,6 @@ async fn any_damage_of_any_object_is_told_and_mended_soak() {
     assert_eq!(count(Kind::Lease, Taken::Harmless), of(Kind::Lease));
     assert_eq!(count(Kind::Reader, Taken::Harmless), of(Kind::Reader));
     assert!(count(Kind::Header, Taken::Refused) > 0 && count(Kind::KeySlot, Taken::Refused) > 0);
-    assert!(count(Kind::Log, Taken::Silent) <= 1, "{taken:?}");
+    let mut silent = taken.iter().filter(|((_, how), _)| *how == Taken::Silent);
+    assert!(silent.all(|((kind, _), _)| *kind == Kind::Log), "{taken:?}");
 }

@@ -1,6 +1,7 @@
 //! Random sequences of operations of three sources against plain images:
 //! synchronizations that are committed, given up or left, group commits,
-//! expiry, collection beside them, folding, crashes and openings.
+//! expiry, collection beside them, folding, verification, replication, crashes and
+//! openings.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -89,7 +90,7 @@ async fn play(seed: u64, steps: u32) {
             None => machine.scribble(&mut play.random, 3, 80_000),
         }
         past.push((at, machine.bytes.clone()));
-        let step = match play.random.u8(..22) {
+        let step = match play.random.u8(..25) {
             0..5 => Step::Protect(at),
             5 => Step::ProtectAll,
             6 | 7 => Step::Leave {
@@ -124,6 +125,8 @@ async fn play(seed: u64, steps: u32) {
             18 => Step::Rebuild,
             19 => Step::RebuildAfterCrash,
             20 => Step::Rotate,
+            21 => Step::Verify,
+            22 | 23 => Step::Replicate(play.random.u64(1..5)),
             _ => Step::Reopen,
         };
         let crashed = matches!(step, Step::Crash);

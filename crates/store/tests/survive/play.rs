@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use backstop_core::{
     ByteOffset, ErrorKind, FoldOptions, Maintenance, NoMonitor, PointId, RebuildOptions, Recovery,
-    RecoveryStore, StreamName,
+    RecoveryStore, ReplicateOptions, StreamName, VerifyOptions,
 };
-use backstop_store::{DedupStore, DedupStoreBuilder};
+use backstop_store::{Credential, DedupStore, DedupStoreBuilder};
+use object_store::memory::InMemory;
 
 use crate::history::{History, Kept};
 use crate::images::{self, Machine};
@@ -46,6 +47,10 @@ pub(crate) enum Step {
     Rebuild,
     /// The same after the process died: what came into no pack is lost.
     RebuildAfterCrash,
+    /// Everything that is stored is read.
+    Verify,
+    /// Points are copied to a second vault, so many at most.
+    Replicate(u64),
 }
 
 /// A vault and the machines that it protects.
@@ -55,6 +60,9 @@ pub(crate) struct Play<B> {
     pub(crate) history: History,
     pub(crate) random: fastrand::Rng,
     pub(crate) machines: Vec<Machine>,
+    /// A second vault, from the first replication on, and the images of the points
+    /// that were copied to it.
+    second: Option<(DedupStore, History)>,
     /// Images that were opened, and what they hold, whatever expires.
     opened: Vec<(Kept, Arc<dyn Recovery>)>,
 }
@@ -70,6 +78,7 @@ impl<B: Fn() -> DedupStoreBuilder> Play<B> {
             machines: machines
                 .map(|(name, length)| Machine::new(name, length))
                 .collect(),
+            second: None,
             opened: Vec::new(),
         }
     }
@@ -201,7 +210,54 @@ impl<B: Fn() -> DedupStoreBuilder> Play<B> {
                 self.expire_again().await;
                 self.check().await;
             }
+            Step::Verify => {
+                let options = VerifyOptions::default();
+                let report = self.vault().verify(&options, &NoMonitor).await.unwrap();
+                let found = (report.damaged, report.damaged_tables, report.ranges.len());
+                assert_eq!(found, (0, 0, 0), "{report:?}");
+            }
+            Step::Replicate(most) => self.replicate(most).await,
         }
+    }
+
+    /// The second vault holds what was copied, bit for bit, whatever became of it
+    /// here.
+    async fn replicate(&mut self, most: u64) {
+        if self.second.is_none() {
+            let store = Arc::new(InMemory::new());
+            let second = DedupStore::on(store, "second").with_credential(Credential::key([8; 32]));
+            let second = second.create().await.unwrap();
+            self.second = Some((second, History::default()));
+        }
+        let Some((second, copies)) = &self.second else {
+            return;
+        };
+        let mut options = ReplicateOptions::default();
+        options.most_points = Some(most);
+        let copied = self.vault().replicate(second, &options, &NoMonitor).await;
+        match copied {
+            Ok(report) => {
+                assert!(report.damaged.is_empty(), "{report:?}");
+                let known = self.history.known().points;
+                let fresh = report.points.iter().map(|(_, id)| {
+                    let kept = known.iter().find(|kept| kept.id == *id);
+                    kept.unwrap_or_else(|| panic!("{id} came from nowhere"))
+                        .clone()
+                });
+                copies.change(|copies| copies.points.extend(fresh));
+            }
+            // The newest that was copied has expired here: they have parted.
+            Err(error) => {
+                let (here, there) = (self.history.known().points, copies.known().points);
+                let has_parted = self.machines.iter().any(|machine| {
+                    let mut of_machine = there.iter().filter(|kept| kept.source == machine.name);
+                    let newest = of_machine.next_back();
+                    newest.is_some_and(|newest| here.iter().all(|kept| kept.id != newest.id))
+                });
+                assert!(has_parted && error.kind() == ErrorKind::Conflict, "{error}");
+            }
+        }
+        copies.check(second).await;
     }
 
     async fn collect(&self) {
