@@ -52,8 +52,9 @@ pub struct VerifyReport {
     pub frames: u64,
     /// Those of them that are damaged, or whose pack is gone.
     pub damaged: u64,
-    /// Packs whose table is damaged or gone. A table alone costs nothing that is
-    /// needed; what else of the pack is damaged is counted above.
+    /// Packs whose header or table is damaged or gone. These alone cost nothing
+    /// that is needed while the catalog is whole; what else of the pack is damaged
+    /// is counted above.
     pub damaged_tables: u64,
     /// All recovery points that need something that is damaged, oldest first
     /// for each source.

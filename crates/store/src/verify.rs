@@ -22,7 +22,7 @@ use crate::catalog::{Batch, VERIFIED};
 use crate::failure;
 use crate::pack::frame::{self, Content};
 use crate::pack::index::Pack;
-use crate::pack::table::TableEntry;
+use crate::pack::table::{HEADER_LENGTH, TableEntry};
 use crate::record::{self, PackRecord, VerifiedUpTo};
 use crate::vault::Vault;
 
@@ -40,6 +40,8 @@ struct Part {
 struct Checked {
     frames: u64,
     damaged: Vec<(Content, ChunkDigest)>,
+    /// Of the first part: whether the pack's header is as it should be.
+    begins_well: bool,
 }
 
 /// A verification under way.
@@ -166,6 +168,10 @@ impl Run<'_> {
                     self.report.frames += part.frames;
                     self.report.damaged += part.damaged.len() as u64;
                     self.damaged.extend(part.damaged);
+                    if !part.begins_well {
+                        tracing::warn!(pack = %record.name, "a pack's header is damaged");
+                        self.report.damaged_tables += 1;
+                    }
                 }
                 Err(error) => ended = Err(error),
             }
@@ -217,7 +223,7 @@ fn parts(number: u64, pack: &Arc<Pack>, entries: Vec<TableEntry>) -> Vec<Part> {
 async fn check(vault: &Arc<Vault>, part: Part) -> Result<Checked> {
     let first = read(vault, &part).await?;
     forgive(vault, &part, &first).await?;
-    if first.damaged.is_empty() {
+    if first.damaged.is_empty() && first.begins_well {
         return Ok(first);
     }
     // It may have been damaged only on its way here.
@@ -234,6 +240,7 @@ async fn check(vault: &Arc<Vault>, part: Part) -> Result<Checked> {
     Ok(Checked {
         frames: again.frames,
         damaged,
+        begins_well: again.begins_well,
     })
 }
 
@@ -257,9 +264,12 @@ async fn read(vault: &Arc<Vault>, part: &Part) -> Result<Checked> {
         return Ok(Checked {
             frames: 0,
             damaged: Vec::new(),
+            begins_well: true,
         });
     };
-    let start = first.offset;
+    // The first part takes the pack's header along, which a rebuild goes by.
+    let begins = first.offset == HEADER_LENGTH as u64;
+    let start = if begins { 0 } else { first.offset };
     let end = last.offset + last.header.frame_length() as u64;
     let buffer = vault.buffer(usize::try_from(end - start).unwrap_or(0));
     let bytes = vault.reader.read_into(&part.pack, start, buffer).await;
@@ -273,6 +283,8 @@ async fn read(vault: &Arc<Vault>, part: &Part) -> Result<Checked> {
     let check = move || {
         let mut plain = Vec::new();
         let mut damaged = Vec::new();
+        let head = bytes.as_ref().filter(|_| begins);
+        let begins_well = head.is_none_or(|head| head.starts_with(&pack.header()));
         for entry in &entries {
             let from = usize::try_from(entry.offset - start).unwrap_or(usize::MAX);
             let to = from.saturating_add(entry.header.frame_length());
@@ -295,6 +307,7 @@ async fn read(vault: &Arc<Vault>, part: &Part) -> Result<Checked> {
         Checked {
             frames: entries.len() as u64,
             damaged,
+            begins_well,
         }
     };
     vault.cpu.run(check).await

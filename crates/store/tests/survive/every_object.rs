@@ -53,7 +53,7 @@ enum Kind {
 }
 
 fn kind(path: &Path) -> Kind {
-    let path = path.as_ref();
+    let (extension, path) = (path.extension(), path.as_ref());
     let is_under = |folder: &str| path.contains(folder);
     if path.ends_with("vault.json") {
         Kind::Header
@@ -71,10 +71,10 @@ fn kind(path: &Path) -> Kind {
         Kind::Table
     } else if is_under("/db/") {
         Kind::Catalog
-    } else if path.ends_with(".data") {
+    } else if extension == Some("data") {
         Kind::DataPack
     } else {
-        assert!(path.ends_with(".map"), "what is {path}?");
+        assert_eq!(extension, Some("map"), "what is {path}?");
         Kind::MapPack
     }
 }
@@ -388,7 +388,7 @@ async fn any_damage_of_any_object_is_told_and_mended_soak() {
     let listed: Vec<_> = scene.store.list(None).try_collect().await.unwrap();
     let mut paths: Vec<Path> = listed.into_iter().map(|object| object.location).collect();
     paths.sort();
-    let step = seeds::rounds(250, 10) as usize;
+    let step = seeds::rounds(500, 10) as usize;
     let mut all: Vec<Damage> = (1..1000).step_by(step).map(Damage::Flipped).collect();
     all.extend([
         Damage::Halved,
@@ -401,10 +401,6 @@ async fn any_damage_of_any_object_is_told_and_mended_soak() {
         let next = paths[at + 1..].iter().find(|next| kind(next) == kind(path));
         for what in &all {
             if let Some(how) = scene.suffers(path, next, *what).await {
-                let is_pack = matches!(kind(path), Kind::DataPack | Kind::MapPack);
-                if is_pack && how == Taken::Harmless {
-                    eprintln!("{path} {what:?}: harmless");
-                }
                 *taken.entry((kind(path), how)).or_default() += 1;
             }
         }
@@ -429,7 +425,11 @@ async fn any_damage_of_any_object_is_told_and_mended_soak() {
     }
     for pack in [Kind::DataPack, Kind::MapPack] {
         assert!(count(pack, Taken::Told) > 5, "{taken:?}");
-        assert_eq!(count(pack, Taken::Refused) + count(pack, Taken::Silent), 0);
+        // Every byte of a pack is seen by verifying.
+        assert_eq!(
+            count(pack, Taken::Told) + count(pack, Taken::TableTold),
+            of(pack)
+        );
     }
     // Who owns and who reads is no secret that a vault hangs on.
     assert_eq!(count(Kind::Lease, Taken::Harmless), of(Kind::Lease));
