@@ -109,11 +109,15 @@ pub use backstop_source_nbd::{
 #[cfg(feature = "store")]
 pub use backstop_store::{
     Amount, Approval, ApprovalRequest, Approved, Credential, DedupStore, DedupStoreBuilder,
-    Gigabyte, GuardedAction, KeyProvider, KeyRingInfo, KeySlotInfo, KeySlotKind, MemoryBudget,
-    MonthUsage, ObjectKind, Operation, Operator, OperatorKey, OperatorPublicKey, Operators, Price,
-    PriceList, RecoveryKey, Requests, RetireReport, StoreUsage, Stored, Takeover, UsageByOperation,
-    VaultKeyId, VaultKeyInfo, VaultSettings,
+    Gigabyte, GuardedAction, KeyProvider, KeyRingInfo, KeySlotInfo, KeySlotKind, LockState,
+    LockedUntil, MemoryBudget, MonthUsage, ObjectKind, ObjectLock, Operation, Operator,
+    OperatorKey, OperatorPublicKey, Operators, Price, PriceList, RecoveryKey, Requests,
+    RetireReport, StoreUsage, Stored, Takeover, UsageByOperation, VaultKeyId, VaultKeyInfo,
+    VaultSettings,
 };
+
+#[cfg(feature = "aws")]
+pub use backstop_store::S3ObjectLock;
 
 /// The programs of the guide are compiled and run, that of the README, which
 /// needs images to work on, is compiled; its like above is run.

@@ -95,6 +95,22 @@ fn table(collected: &Collected) -> Table {
     if report.locked.count > 0 {
         row("given up, and locked by the store", report.locked);
     }
+    let locks = &report.locks;
+    for (what, packs) in [
+        (
+            "locked by the store for the minimum retention",
+            locks.locked,
+        ),
+        ("locked anew for that", locks.extended),
+        ("not locked, though they should be", locks.unlocked),
+        ("under legal hold", locks.held),
+        ("no longer under legal hold", locks.released),
+        ("not under legal hold, though they should be", locks.unheld),
+    ] {
+        if packs.count > 0 {
+            row(what, packs);
+        }
+    }
     if report.unreadable.count > 0 {
         row("kept, they can't be read", report.unreadable);
     }
@@ -120,6 +136,10 @@ fn table(collected: &Collected) -> Table {
     if report.given_up > 0 {
         let what = format!("unfinished synchronizations {would}given up");
         table.row(vec![what, report.given_up.to_string(), String::new()]);
+    }
+    if let Some(problem) = &report.locks.problem {
+        let what = format!("locks of the store: {problem}");
+        table.row(vec![what, String::new(), String::new()]);
     }
     if report.is_partial {
         let rest = "a budget ended it; run it again for the rest".to_owned();

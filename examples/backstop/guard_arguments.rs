@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use backstop::OperatorPublicKey;
+use backstop::{LockMode, OperatorPublicKey};
 use clap::{Args, Subcommand};
 
 use crate::point_reference::PointReference;
@@ -12,7 +12,7 @@ use crate::point_reference::PointReference;
 pub struct InitArguments {
     /// What it protects from the start.
     #[command(flatten)]
-    pub protection: Days,
+    pub protection: Guards,
 }
 
 /// What to show or change.
@@ -34,30 +34,44 @@ pub struct ProtectionArguments {
     /// For so long an expired recovery point can be brought back
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(..=3660))]
     pub undo: Option<u32>,
+    /// The store locks the vault's objects for the minimum retention (governance or compliance); this can never be made weaker
+    #[arg(long, value_name = "MODE", value_parser = lock_mode)]
+    pub object_lock: Option<LockMode>,
     /// So many operators have to approve what protects the vault less
     #[arg(long, value_name = "N")]
     pub operators: Option<u32>,
 }
 
 impl ProtectionArguments {
-    /// The times.
-    pub fn days(&self) -> Days {
-        Days {
+    /// What of it the vault itself enforces.
+    pub fn of_vault(&self) -> Guards {
+        Guards {
             minimum_retention: self.minimum_retention,
             undo: self.undo,
+            object_lock: self.object_lock,
         }
     }
 }
 
-/// Times of protection.
+fn lock_mode(text: &str) -> Result<LockMode, String> {
+    [LockMode::Governance, LockMode::Compliance]
+        .into_iter()
+        .find(|mode| mode.to_string() == text)
+        .ok_or_else(|| "a lock is governance or compliance".to_owned())
+}
+
+/// What the vault enforces.
 #[derive(Clone, Copy, Debug, Args)]
-pub struct Days {
+pub struct Guards {
     /// No recovery point expires before it is so old; this can never be made shorter, by nobody
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(..=3660))]
     pub minimum_retention: Option<u32>,
     /// For so long an expired recovery point can be brought back
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(..=3660))]
     pub undo: Option<u32>,
+    /// The store locks the vault's objects for the minimum retention (governance or compliance); this can never be made weaker
+    #[arg(long, value_name = "MODE", value_parser = lock_mode)]
+    pub object_lock: Option<LockMode>,
 }
 
 /// What to do with operators.

@@ -86,7 +86,7 @@ fn run(arguments: &Arguments, output: Output) -> Ending {
         })?;
     let work = async |vault: &DedupStore, server: &ProtectionServer| match &arguments.command {
         Command::Init(arguments) => {
-            protection::protect(arguments.protection, server).await?;
+            protection::protect(arguments.protection, vault, server).await?;
             init(vault, output)
         }
         Command::Key(key) => keys::key(key, vault, output).await,
@@ -102,6 +102,14 @@ fn run(arguments: &Arguments, output: Output) -> Ending {
         Command::Heal(from) => Box::pin(other::heal(from, vault, server, &cpu, output)).await,
         Command::Stats(stats) if stats.cost => {
             cost::cost(stats.prices.as_deref(), vault, output).await
+        }
+        Command::Hold { point, reason } => {
+            let mark = Mark::Hold(reason);
+            marking::hold(point, mark, vault, server, output).await
+        }
+        Command::Release { point, reason } => {
+            let mark = Mark::Release(reason);
+            marking::hold(point, mark, vault, server, output).await
         }
         other => command(other, server, &cpu, output).await,
     };
@@ -140,6 +148,8 @@ async fn command(
         | Command::Heal(_)
         | Command::Protection(_)
         | Command::Operator(_)
+        | Command::Hold { .. }
+        | Command::Release { .. }
         | Command::Approval(_) => Ok(Verdict::Done),
         Command::Protect(arguments) => protect::protect(arguments, server, cpu, output).await,
         Command::Check {
@@ -167,12 +177,6 @@ async fn command(
         Command::Verify(arguments) => verify::verify(arguments, server, output).await,
         Command::Pin { point } => marking::mark(point, Mark::Pin, server, output).await,
         Command::Unpin { point } => marking::mark(point, Mark::Unpin, server, output).await,
-        Command::Hold { point, reason } => {
-            marking::mark(point, Mark::Hold(reason), server, output).await
-        }
-        Command::Release { point, reason } => {
-            marking::mark(point, Mark::Release(reason), server, output).await
-        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! `pin`, `unpin`, `hold` and `release`: what keeps a recovery point whatever
 //! the policy says.
 
-use backstop::ProtectionServer;
+use backstop::{DedupStore, ProtectionServer};
 
 use crate::ending::{Ending, Verdict};
 use crate::output::Output;
 use crate::point_reference::PointReference;
+use crate::protection::see_to_locks;
 use crate::report::{PointReport, table};
 
 /// What to do to a point.
@@ -38,4 +39,17 @@ pub async fn mark(
     let point = server.point(id).await?;
     output.print(&PointReport::from(&point), table([&point]))?;
     Ok(Verdict::Done)
+}
+
+/// Sets or lifts a hold; where the store locks objects, it goes for these too.
+pub async fn hold(
+    point: &PointReference,
+    hold: Mark<'_>,
+    vault: &DedupStore,
+    server: &ProtectionServer,
+    output: Output,
+) -> Ending {
+    let verdict = mark(point, hold, server, output).await?;
+    see_to_locks(vault, server).await?;
+    Ok(verdict)
 }

@@ -3,11 +3,14 @@
 
 use std::time::Duration;
 
-use backstop::{DedupStore, ExpiredPoint, Objects, PointId, ProtectionServer, SourceName};
+use backstop::{
+    DedupStore, Error, ExpiredPoint, LockMode, LockReport, Objects, PointId, ProtectionServer,
+    SourceName,
+};
 use serde::Serialize;
 
 use crate::ending::{Ending, Stop, Verdict};
-use crate::guard_arguments::{Days, ProtectionCommand};
+use crate::guard_arguments::{Guards, ProtectionCommand};
 use crate::output::Output;
 use crate::point_reference::PointReference;
 use crate::report::{PointReport, amount, short, table as points_table};
@@ -19,6 +22,10 @@ const DAY: Duration = Duration::from_hours(24);
 struct ProtectionReport {
     minimum_retention_seconds: u64,
     undo_window_seconds: u64,
+    /// Absent: the store locks nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object_lock: Option<LockMode>,
+    locks: LockReport,
     /// Below two, nobody is asked.
     operators_needed: u32,
     operators: usize,
@@ -34,7 +41,7 @@ pub async fn protection(
     output: Output,
 ) -> Ending {
     if let ProtectionCommand::Set(arguments) = command {
-        protect(arguments.days(), server).await?;
+        protect(arguments.of_vault(), vault, server).await?;
         if let Some(needed) = arguments.operators {
             vault.need_operators(needed).await?;
         }
@@ -44,6 +51,8 @@ pub async fn protection(
     let report = ProtectionReport {
         minimum_retention_seconds: protection.minimum_retention.as_secs(),
         undo_window_seconds: protection.undo_window.as_secs(),
+        object_lock: protection.object_lock,
+        locks: vault.locks().await?,
         operators_needed: operators.needed,
         operators: operators.registered.len(),
         expired: server.statistics().await?.expired,
@@ -52,20 +61,40 @@ pub async fn protection(
     Ok(Verdict::Done)
 }
 
-/// Changes the times that are given.
-pub async fn protect(days: Days, server: &ProtectionServer) -> Result<(), Stop> {
+/// Changes what is given.
+pub async fn protect(
+    guards: Guards,
+    vault: &DedupStore,
+    server: &ProtectionServer,
+) -> Result<(), Stop> {
     let mut protection = server.protection().await?;
     let before = protection;
-    if let Some(days) = days.minimum_retention {
+    if let Some(days) = guards.minimum_retention {
         protection.minimum_retention = DAY * days;
     }
-    if let Some(days) = days.undo {
+    if let Some(days) = guards.undo {
         protection.undo_window = DAY * days;
     }
+    protection.object_lock = guards.object_lock.or(before.object_lock);
     if protection != before {
         server.set_protection(protection).await?;
+        see_to_locks(vault, server).await?;
     }
     Ok(())
+}
+
+/// Has the store lock at once what each collection would have it lock.
+pub async fn see_to_locks(vault: &DedupStore, server: &ProtectionServer) -> Result<(), Stop> {
+    if server.protection().await?.object_lock.is_none() {
+        return Ok(());
+    }
+    match vault.lock_objects().await?.problem {
+        None => Ok(()),
+        Some(problem) => Err(Stop::Failed(Error::unavailable(format!(
+            "what was asked for is done in the vault, but not all of its objects are locked as \
+             they should be; the next collection tries again: {problem}"
+        )))),
+    }
 }
 
 fn table(report: &ProtectionReport) -> Table {
@@ -78,6 +107,12 @@ fn table(report: &ProtectionReport) -> Table {
     for (what, value) in [
         ("minimum retention", time(report.minimum_retention_seconds)),
         ("undo window", time(report.undo_window_seconds)),
+        (
+            "objects locked by the store",
+            report
+                .object_lock
+                .map_or_else(|| "none".to_owned(), |mode| mode.to_string()),
+        ),
         ("operators who have to approve", approval),
         (
             "expired and not yet removed",
@@ -86,6 +121,16 @@ fn table(report: &ProtectionReport) -> Table {
         ("  they added at most", amount(report.expired.bytes)),
     ] {
         table.row(vec![what.to_owned(), value]);
+    }
+    let locks = &report.locks;
+    if report.object_lock.is_some() {
+        for (what, packs) in [
+            ("packs locked for the minimum retention", locks.locked),
+            ("packs that should be, and are not", locks.unlocked),
+            ("packs under legal hold", locks.held),
+        ] {
+            table.row(vec![what.to_owned(), packs.count.to_string()]);
+        }
     }
     table
 }

@@ -77,6 +77,30 @@ impl Objects {
     }
 }
 
+/// What was seen to of the locks that the store keeps objects under, where the
+/// vault's [`Protection`](crate::Protection) asks for them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LockReport {
+    /// Packs that are locked for the minimum retention from now on, at least.
+    pub locked: Objects,
+    /// Those of them that were locked anew for that.
+    pub extended: Objects,
+    /// Packs that should be locked so long, and are not.
+    pub unlocked: Objects,
+    /// Packs that are under the store's legal hold, since a recovery point with
+    /// a hold needs them.
+    pub held: Objects,
+    /// Packs whose legal hold was lifted.
+    pub released: Objects,
+    /// Packs that should be under legal hold, and are not.
+    pub unheld: Objects,
+    /// Requests to the store.
+    pub requests: u64,
+    /// The first thing that went wrong. The next run tries again.
+    pub problem: Option<String>,
+}
+
 /// What a collection did, or would do.
 ///
 /// Space is given back in two steps: what nobody needs is *condemned* at once,
@@ -135,6 +159,10 @@ pub struct CollectReport {
     pub lost_points: Objects,
     /// Requests to the store that read, wrote or deleted packs.
     pub requests: u64,
+    /// What was seen to of the locks of packs; nothing in a dry run. Budgets
+    /// do not end it.
+    #[serde(default)]
+    pub locks: LockReport,
     /// Whether a budget ended it early: another run has more to do.
     pub is_partial: bool,
 }

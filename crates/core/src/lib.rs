@@ -68,7 +68,7 @@ pub use chunk::{
     Chunker, Codecs, Compressor, Decompressor, Encoding, HashedChunk, VerifiedChunk, is_zero,
 };
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
-pub use collect::{CollectOptions, CollectReport, Objects};
+pub use collect::{CollectOptions, CollectReport, LockReport, Objects};
 pub use cpu::CpuPool;
 pub use digest::ChunkDigest;
 pub use error::{Error, ErrorKind, Result};
@@ -80,7 +80,9 @@ pub use point::{
     Consistency, Document, Marks, PointFacts, PointKind, Provenance, RecoveryPoint, Sample,
     StreamSummary, TransferCounts,
 };
-pub use protection::{ExpiredPoint, LONGEST_PROTECTION, MOST_UNSEEN, Protection, VaultTime};
+pub use protection::{
+    ExpiredPoint, LONGEST_PROTECTION, LockMode, MOST_UNSEEN, Protection, VaultTime,
+};
 pub use rebuild::{RebuildOptions, RebuildReport};
 pub use region::{
     MAX_CHUNK_LENGTH, Piece, PieceContent, REGION_LENGTH, RegionIndex, RegionMap, Slice,

@@ -6,6 +6,9 @@
 //! forward. A clock that is set back stops it for as long as nothing was
 //! written since; a clock that jumps forward carries it no further than
 //! [`MOST_UNSEEN`] at a time.
+//!
+//! A store that locks objects can hold against whoever has the store's
+//! credentials too: the vault then locks what it needs.
 
 use std::time::Duration;
 
@@ -23,6 +26,25 @@ pub const MOST_UNSEEN: Duration = Duration::from_hours(72);
 /// hand can't be taken back, so it must not last for ever.
 pub const LONGEST_PROTECTION: Duration = Duration::from_hours(24 * 3660);
 
+/// How firmly a store locks an object until a date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LockMode {
+    /// Those whom the store gives a special right may lift it.
+    Governance,
+    /// Nobody may lift or shorten it.
+    Compliance,
+}
+
+impl std::fmt::Display for LockMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Governance => "governance",
+            Self::Compliance => "compliance",
+        })
+    }
+}
+
 /// What a vault does against removal, whoever asks for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
@@ -38,6 +60,11 @@ pub struct Protection {
     /// when serialized.
     #[serde(rename = "undo-window-seconds", with = "seconds")]
     pub undo_window: Duration,
+    /// Whether, and how firmly, the store locks the objects in which recovery
+    /// points stand, for the minimum retention at least. It can be made firmer
+    /// and never weaker. Not all stores can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object_lock: Option<LockMode>,
 }
 
 impl Protection {
@@ -45,8 +72,8 @@ impl Protection {
     ///
     /// # Errors
     /// [`Conflict`](crate::ErrorKind::Conflict) if the minimum retention would
-    /// become shorter; [`InvalidInput`](crate::ErrorKind::InvalidInput) for more
-    /// than [`LONGEST_PROTECTION`].
+    /// become shorter, or locks of objects weaker; [`InvalidInput`](crate::ErrorKind::InvalidInput) for more
+    /// than [`LONGEST_PROTECTION`], and for locks without a minimum retention.
     pub fn check_change(&self, to: &Self) -> Result<()> {
         if to.minimum_retention < self.minimum_retention {
             return Err(Error::conflict(format!(
@@ -54,6 +81,18 @@ impl Protection {
                 Days(self.minimum_retention),
                 Days(to.minimum_retention)
             )));
+        }
+        if let Some(mode) = self.object_lock
+            && to.object_lock < self.object_lock
+        {
+            return Err(Error::conflict(format!(
+                "the vault's objects are locked in {mode} mode, which can't be made weaker, by nobody"
+            )));
+        }
+        if to.object_lock.is_some() && to.minimum_retention.is_zero() {
+            return Err(Error::invalid_input(
+                "objects are locked for the vault's minimum retention, and it has none; set it too",
+            ));
         }
         for (what, length) in [
             ("minimum retention", to.minimum_retention),
@@ -195,7 +234,32 @@ mod tests {
         Protection {
             minimum_retention: retention,
             undo_window: window,
+            object_lock: None,
         }
+    }
+
+    #[test]
+    fn locks_of_objects_only_become_firmer() {
+        let modes = [None, Some(LockMode::Governance), Some(LockMode::Compliance)];
+        for (at, from) in modes.into_iter().enumerate() {
+            for (to_at, to) in modes.into_iter().enumerate() {
+                let with = |object_lock| Protection {
+                    object_lock,
+                    ..protection(DAY, DAY)
+                };
+                let changed = with(from).check_change(&with(to));
+                assert_eq!(changed.is_ok(), to_at >= at, "{from:?} to {to:?}");
+                if let Err(error) = changed {
+                    assert_eq!(error.kind(), ErrorKind::Conflict);
+                }
+            }
+        }
+        let short = Protection {
+            object_lock: Some(LockMode::Compliance),
+            ..Protection::default()
+        };
+        let refused = Protection::default().check_change(&short).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput);
     }
 
     #[test]

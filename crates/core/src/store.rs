@@ -394,7 +394,8 @@ pub trait Maintenance: Send + Sync {
     ///
     /// # Errors
     /// Those of [`Protection::check_change`];
-    /// [`Conflict`](crate::ErrorKind::Conflict) also if the vault wants the
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if objects are to be
+    /// locked and the store can't; [`Conflict`](crate::ErrorKind::Conflict) also if the vault wants the
     /// approval of several operators for what protects less.
     async fn set_protection(&self, protection: Protection) -> Result<()>;
 

@@ -9,6 +9,7 @@ use crate::header::VaultHeader;
 use crate::keys::credential::Credential;
 use crate::keys::ring::Ring;
 use crate::keys::{self, Opened};
+use crate::object_lock::ObjectLock;
 use crate::owner::Takeover;
 use crate::place::Place;
 use crate::seal::{Base, Seal, Secret};
@@ -85,6 +86,15 @@ impl DedupStoreBuilder {
     /// Where sealing, opening and decompressing run.
     pub fn with_cpu_pool(mut self, cpu: CpuPool) -> Self {
         self.options.cpu = cpu;
+        self
+    }
+
+    /// What locks objects where the vault lies, for a vault whose
+    /// [`Protection`](backstop_core::Protection) asks for it. A vault that is
+    /// named by a URL of S3 has it already. One that is opened as its owner
+    /// without it goes on, locks nothing, and each collection tells so.
+    pub fn with_object_lock(mut self, lock: Arc<dyn ObjectLock>) -> Self {
+        self.place = self.place.map(|place| place.locking_with(Some(lock)));
         self
     }
 

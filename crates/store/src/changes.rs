@@ -40,7 +40,13 @@ pub(crate) async fn commit(vault: &Vault, changes: &[Change]) -> Result<()> {
     for change in changes {
         add(&mut batch, &vault.catalog, change)?;
     }
-    ledger::commit(vault, batch, events(changes)).await
+    ledger::commit(vault, batch, events(changes)).await?;
+    for change in changes {
+        if let Change::Protected(protection) = change {
+            vault.place.locks.follow(protection);
+        }
+    }
+    Ok(())
 }
 
 /// Brings what changed into a pack at once: what protects the vault must outlive

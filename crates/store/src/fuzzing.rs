@@ -3,8 +3,8 @@
 //! them, and what it accepts must survive a round trip.
 
 use backstop_core::{
-    ByteCount, ChunkDigest, Encoding, PointId, Protection, RegionMap, ReplicaState, Slice,
-    SliceContent, SnapshotId, SourceName, StreamName, SynchronizationId, VaultTime,
+    ByteCount, ChunkDigest, Encoding, LockMode, PointId, Protection, RegionMap, ReplicaState,
+    Slice, SliceContent, SnapshotId, SourceName, StreamName, SynchronizationId, VaultTime,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,8 +26,8 @@ use crate::pack::name::{PackKind, PackName};
 use crate::pack::table::{self, TableEntry};
 use crate::readers::ReaderRecord;
 use crate::record::{
-    self, BadFrame, CondemnedPack, CountedSlots, Counters, FoldedEntry, PackRecord, PointRecord,
-    ReplicaEntry, UnfinishedEntry, UnfinishedStream,
+    self, BadFrame, CondemnedPack, CountedSlots, Counters, FoldedEntry, PackHold, PackLock,
+    PackRecord, PointRecord, ReplicaEntry, UnfinishedEntry, UnfinishedStream,
 };
 use crate::seal::{Base, SealingKey, Secret, sealing_key};
 
@@ -312,6 +312,11 @@ pub fn seeds() -> backstop_core::Result<Vec<(&'static str, String, Vec<u8>)>> {
         frames: 4,
         plain_bytes: 9000,
         payload_bytes: 4500,
+        lock: Some(PackLock {
+            mode: LockMode::Compliance,
+            until: backstop_core::Timestamp(1_800_000_000_000),
+        }),
+        hold: PackHold::On,
     };
     add("catalog_record", "pack", record::encode(&pack)?);
     let condemned = CondemnedPack {

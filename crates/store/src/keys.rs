@@ -39,12 +39,13 @@ use crate::vault::Vault;
 use counted::{counting, list};
 use credential::Credential;
 use slot::KeySlot;
-use stored::{KEYS, parse, path};
+use stored::{parse, path};
 
 pub(crate) use counted::{check_log, look_before, settle};
 pub(crate) use opening::{Opened, create, open};
 pub(crate) use rotation::under_old_keys;
 pub use rotation::{KeyRingInfo, RetireReport, VaultKeyInfo};
+pub(crate) use stored::KEYS;
 pub(crate) use uniting::unite;
 
 /// What opens a key slot.
@@ -102,6 +103,7 @@ async fn prove(vault: &Vault) -> Result<()> {
 async fn delete(vault: &Vault, id: &str) -> Result<()> {
     for name in vault.place.list(KEYS).await? {
         if parse(&name).is_some_and(|(of, _)| of == id) {
+            vault.place.locks.let_go(&name).await;
             vault.place.delete(&name).await?;
         }
     }

@@ -59,6 +59,7 @@ mod maintenance;
 mod manifest;
 mod map;
 mod nodes;
+mod object_lock;
 mod operators;
 mod orphans;
 mod owner;
@@ -90,6 +91,9 @@ pub use keys::provider::KeyProvider;
 pub use keys::recovery::RecoveryKey;
 pub use keys::ring::VaultKeyId;
 pub use keys::{KeyRingInfo, KeySlotInfo, KeySlotKind, RetireReport, VaultKeyInfo};
+#[cfg(feature = "aws")]
+pub use object_lock::s3::S3ObjectLock;
+pub use object_lock::{LockState, LockedUntil, ObjectLock};
 pub use operators::{Approval, Operator, OperatorKey, OperatorPublicKey, Operators};
 pub use owner::Takeover;
 pub use prices::{Amount, Gigabyte, Price, PriceList};

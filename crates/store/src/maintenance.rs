@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use backstop_core::{
     ByteCount, CollectOptions, CollectReport, Error, ExpiredPoint, FoldOptions, FoldReport,
-    Maintenance, Marks, Monitor, PointId, Protection, ReplicaStatistics, Result, SourceName,
-    Timestamp, VaultStatistics, VerifyOptions, VerifyReport,
+    LockReport, Maintenance, Marks, Monitor, PointId, Protection, ReplicaStatistics, Result,
+    SourceName, Timestamp, VaultStatistics, VerifyOptions, VerifyReport,
 };
 
 use tracing::Instrument;
@@ -21,6 +21,37 @@ use crate::removal;
 use crate::usage::Operation;
 use crate::usage::meter::carried;
 use crate::verify;
+
+impl DedupStore {
+    /// What is locked and held, as far as the vault has it written down; nothing
+    /// if its [`Protection`] asks for no locks. A reader may ask too.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn locks(&self) -> Result<LockReport> {
+        let _listing = self.vault.place.meter.begin(Operation::List);
+        collect::locks(&self.vault).await
+    }
+
+    /// Sees to the store's locks at once, as each collection does at its end,
+    /// where the vault's [`Protection`] asks for them: locks anew what would
+    /// come free within the minimum retention, puts under legal hold what
+    /// recovery points with a hold need, and lifts it from what none needs any
+    /// more. Waits for a collection that is under way. What goes wrong is told
+    /// by the report.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](backstop_core::ErrorKind::InvalidInput) if the vault is
+    /// open for reading only.
+    pub async fn lock_objects(&self) -> Result<LockReport> {
+        let vault = Arc::clone(&self.vault);
+        let meter = Arc::clone(&vault.place.meter);
+        let locking = Box::pin(to_its_end(async move {
+            Box::pin(collect::lock_objects(&vault)).await
+        }));
+        meter.during(Operation::Manage, locking).await
+    }
+}
 
 /// Runs a change of the catalog to its end even when its caller goes away: the
 /// next change must not be made from what was before it.

@@ -5,12 +5,20 @@ use std::sync::Arc;
 
 use backstop_core::{Error, Result, Timestamp};
 use futures::TryStreamExt;
+#[cfg(feature = "aws")]
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
+#[cfg(feature = "aws")]
+use object_store::{ClientOptions, ObjectStoreScheme};
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion};
 use url::Url;
 
 use crate::failure;
+use crate::object_lock::ObjectLock;
+use crate::object_lock::locks::Locks;
+#[cfg(feature = "aws")]
+use crate::object_lock::s3::S3ObjectLock;
 use crate::pack::sink::{ObjectPacks, PackStore};
 use crate::usage::meter::Meter;
 use crate::usage::metered::Metered;
@@ -37,6 +45,28 @@ pub(crate) fn catalog_number(folder: &str) -> Option<u32> {
     (catalog_folder(number) == folder).then_some(number)
 }
 
+/// A bucket of S3, as `object_store::parse_url_opts` makes it, and what locks its
+/// objects.
+#[cfg(feature = "aws")]
+fn s3(
+    url: &Url,
+    options: impl Iterator<Item = (String, String)>,
+) -> object_store::Result<(AmazonS3, S3ObjectLock)> {
+    let mut builder = AmazonS3Builder::new().with_url(url.as_str());
+    let mut client = ClientOptions::new();
+    for (key, value) in options {
+        if let Ok(key) = key.parse::<AmazonS3ConfigKey>() {
+            if let AmazonS3ConfigKey::Client(key) = key {
+                client = client.with_config(key, value.clone());
+            }
+            builder = builder.with_config(key, value);
+        }
+    }
+    let store = builder.build()?;
+    let lock = S3ObjectLock::new(store.clone(), client);
+    Ok((store, lock))
+}
+
 /// One prefix of an object store.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
@@ -50,6 +80,8 @@ pub(crate) struct Place {
     pub(crate) catalog: u32,
     /// Counts what is asked of the store.
     pub(crate) meter: Arc<Meter>,
+    /// What objects are locked with here, and for how long.
+    pub(crate) locks: Arc<Locks>,
 }
 
 impl Place {
@@ -77,7 +109,7 @@ impl Place {
     }
 
     fn local(folder: &FilePath) -> Self {
-        Self {
+        let place = Self {
             // Replaced by the folder's own store when it exists; nothing is
             // made by only naming a vault.
             store: Arc::new(object_store::memory::InMemory::new()),
@@ -86,7 +118,9 @@ impl Place {
             name: folder.display().to_string(),
             catalog: 0,
             meter: Arc::default(),
-        }
+            locks: Arc::default(),
+        };
+        place.locking_with(None)
     }
 
     fn remote(text: &str, url: &Url) -> Result<Self> {
@@ -100,6 +134,13 @@ impl Place {
         let variables = std::env::vars_os()
             .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
         let options = variables.map(|(key, value)| (key.to_ascii_lowercase(), value));
+        #[cfg(feature = "aws")]
+        if let Ok((ObjectStoreScheme::AmazonS3, path)) = ObjectStoreScheme::parse(url) {
+            let prefix = Path::parse(path).map_err(|error| refused(error.into()))?;
+            let (store, lock) = s3(url, options).map_err(refused)?;
+            let place = Self::metered(Arc::new(store), prefix, text.to_owned());
+            return Ok(place.locking_with(Some(Arc::new(lock))));
+        }
         let (store, prefix) = object_store::parse_url_opts(url, options).map_err(refused)?;
         Ok(Self::metered(Arc::from(store), prefix, text.to_owned()))
     }
@@ -116,13 +157,25 @@ impl Place {
 
     fn metered(store: Arc<dyn ObjectStore>, prefix: Path, name: String) -> Self {
         let meter = Arc::default();
-        Self {
+        let place = Self {
             store: Arc::new(Metered::new(store, &prefix, &meter)),
             prefix,
             folder: None,
             name,
             catalog: 0,
             meter,
+            locks: Arc::default(),
+        };
+        place.locking_with(None)
+    }
+
+    /// The same, whose objects are locked with this.
+    pub(crate) fn locking_with(self, lock: Option<Arc<dyn ObjectLock>>) -> Self {
+        let meter = Arc::clone(&self.meter);
+        let locks = Locks::new(lock, self.prefix.clone(), self.name.clone(), meter);
+        Self {
+            locks: Arc::new(locks),
+            ..self
         }
     }
 

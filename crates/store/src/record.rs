@@ -5,7 +5,7 @@
 //! points can be found again from packs alone.
 
 use backstop_core::{
-    ChunkDigest, Error, PointId, PointKind, Protection, RecoveryPoint, ReplicaState, Result,
+    ChunkDigest, Error, LockMode, PointId, PointKind, Protection, RecoveryPoint, ReplicaState, Result,
     SnapshotId, SourceName, StreamName, SynchronizationId, Timestamp,
 };
 use serde::de::DeserializeOwned;
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::header::{FORMAT, newer};
 use crate::keys::ring::{RingId, VaultKeyId};
 use crate::map::tree::{ImageMap, digest_text};
+use crate::object_lock::LockedUntil;
 use crate::pack::name::{PackKind, PackName};
 
 /// Points that were committed in one step.
@@ -157,6 +158,48 @@ pub(crate) struct PackRecord {
     pub(crate) frames: u64,
     pub(crate) plain_bytes: u64,
     pub(crate) payload_bytes: u64,
+    /// The lock of the store that it is under, as far as it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lock: Option<PackLock>,
+    #[serde(default, skip_serializing_if = "PackHold::is_none")]
+    pub(crate) hold: PackHold,
+}
+
+/// How firmly, and until when, the store keeps a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PackLock {
+    pub(crate) mode: LockMode,
+    pub(crate) until: Timestamp,
+}
+
+impl From<LockedUntil> for PackLock {
+    fn from(LockedUntil { mode, until }: LockedUntil) -> Self {
+        Self { mode, until }
+    }
+}
+
+impl From<PackLock> for LockedUntil {
+    fn from(PackLock { mode, until }: PackLock) -> Self {
+        Self { mode, until }
+    }
+}
+
+/// Whether a pack is under the store's legal hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum PackHold {
+    #[default]
+    None,
+    On,
+    /// It may be: a rebuild can't tell, nor who went away while it was changed.
+    Unknown,
+}
+
+impl PackHold {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 /// What numbers come next.

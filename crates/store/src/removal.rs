@@ -8,8 +8,10 @@ use backstop_core::{
 };
 
 use crate::approvals::{self, GuardedAction};
+use crate::builder::HEADER;
 use crate::catalog::{self, EXPIRED, PROTECTION};
 use crate::changes::{self, Change};
+use crate::object_lock::locks::Term;
 use crate::record::{self, Expiry, PointRecord};
 use crate::vault::Vault;
 
@@ -29,6 +31,11 @@ pub(crate) async fn set_protection(vault: &Vault, to: Protection) -> Result<()> 
     if to.undo_window < before.undo_window {
         let seconds = to.undo_window.as_secs();
         approvals::check(vault, &GuardedAction::ShortenUndo { seconds }).await?;
+    }
+    if let Some(term) = Term::of(&to).filter(|_| to.object_lock != before.object_lock) {
+        // What opens the vault comes first, and shows whether the store can.
+        let locks = &vault.place.locks;
+        locks.lock(HEADER, term, vault.clock.now()).await?;
     }
     changes::commit(vault, &[Change::Protected(to)]).await?;
     changes::keep(vault).await

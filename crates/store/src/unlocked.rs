@@ -6,7 +6,7 @@ use std::sync::Arc;
 use backstop_core::{ChunkDigest, Codecs, Result};
 
 use crate::builder::{Options, PACKS};
-use crate::catalog::{CONDEMNED, COUNTERS, Catalog, NEXT_PACK, pack_number};
+use crate::catalog::{CONDEMNED, COUNTERS, Catalog, NEXT_PACK, PROTECTION, pack_number};
 use crate::dedup_store::DedupStore;
 use crate::failure;
 use crate::header::VaultHeader;
@@ -188,6 +188,10 @@ impl Unlocked {
             Some(value) => record::decode::<NextPack>("the vault's pack counter", &value)?.number,
             None => 0,
         };
+        if let Some(value) = catalog.get(PROTECTION).await? {
+            let protection = record::decode("the vault's protection", &value)?;
+            place.locks.follow(&protection);
+        }
         let mut condemned = Vec::new();
         let mut entries = catalog.scan(&[CONDEMNED]).await?;
         while let Some((key, _)) = entries.next().await? {
@@ -307,6 +311,8 @@ impl Unlocked {
                 seal: Arc::clone(&self.seal),
                 index: Arc::clone(&index),
                 cpu: cpu.clone(),
+                locks: Arc::clone(&self.place.locks),
+                clock: Arc::clone(&clock),
                 pack_bytes: settings.pack_bytes,
                 next_number: owned.counters.next_number,
             })

@@ -1,7 +1,7 @@
 //! Expiry in the in-memory store, its undoing, and what keeps points from it.
 
 use super::vault::{PointEntry, Vault};
-use crate::{Error, ExpiredPoint, PointId, Protection, Result, SourceName, Timestamp};
+use crate::{Error, ErrorKind, ExpiredPoint, PointId, Protection, Result, SourceName, Timestamp};
 
 /// A point that can be brought back.
 #[derive(Debug)]
@@ -95,6 +95,12 @@ impl Vault {
     /// See [`crate::Maintenance::set_protection`].
     pub(super) fn set_protection(&mut self, protection: Protection) -> Result<()> {
         self.protection.check_change(&protection)?;
+        if protection.object_lock.is_some() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "a vault in memory has no objects that could be locked",
+            ));
+        }
         self.protection = protection;
         self.tick();
         Ok(())

@@ -26,7 +26,7 @@ use crate::pack::index::{Location, Pack};
 use crate::pack::salvage::{self, Salvaged};
 use crate::pack::table::{FOOTER_LENGTH, TableEntry};
 use crate::readers;
-use crate::record::{self, CondemnedPack, PackRecord};
+use crate::record::{self, CondemnedPack, PackHold, PackRecord};
 use crate::vault::Vault;
 
 /// How many packs are deleted after one flush.
@@ -91,7 +91,13 @@ pub(super) async fn condemned(
             waits_for.insert(reader.clone());
         }
         let record = pack_record(vault, number).await?;
-        if is_needed {
+        let hold = record.as_ref().map_or(PackHold::None, |record| record.hold);
+        if hold != PackHold::None && vault.place.locks.term().is_some() {
+            // What is left of it must not be kept for ever.
+            run.report
+                .locked
+                .add(record.map_or(0, |record| record.bytes));
+        } else if is_needed {
             if let Some(record) = record {
                 run.report.waiting.add(record.bytes);
             }

@@ -13,6 +13,8 @@
 //! 5. All that is condemned comes into a page of the ledger.
 //! 6. Condemned packs are deleted, when no reader is left that began before
 //!    ([`delete`]).
+//! 6. Where the store locks objects, the rest is locked anew in time
+//!    ([`locks`]), however the steps before have ended.
 //!
 //! It may end anywhere. What was condemned stays so, and the next run goes on.
 
@@ -20,7 +22,9 @@ mod condemn;
 mod copies;
 mod delete;
 mod dispensable;
+mod holds;
 pub(crate) mod inventory;
+mod locks;
 mod marks;
 mod orphans;
 mod rewrite;
@@ -31,7 +35,8 @@ pub(crate) mod walk;
 use std::sync::Arc;
 
 use backstop_core::{
-    ByteCount, CollectOptions, CollectReport, Error, Monitor, Objects, Progress, Result, Timestamp,
+    ByteCount, CollectOptions, CollectReport, Error, LockReport, Monitor, Objects, Progress,
+    Result, Timestamp,
 };
 
 use crate::keys;
@@ -93,6 +98,34 @@ pub(crate) async fn collect(
             "another collection of this vault is under way; let it end",
         ));
     };
+    let collected = Box::pin(give_back(vault, options, monitor)).await;
+    if options.dry_run {
+        return collected;
+    }
+    let locks = Box::pin(locks::see_to(vault, options)).await;
+    collected.map(|mut report| {
+        report.locks = locks;
+        report
+    })
+}
+
+/// What is known of the locks of objects.
+pub(crate) async fn locks(vault: &Vault) -> Result<LockReport> {
+    locks::written_down(vault).await
+}
+
+/// Sees to the locks of objects alone.
+pub(crate) async fn lock_objects(vault: &Arc<Vault>) -> Result<LockReport> {
+    vault.writer()?;
+    let _one = vault.collecting.lock().await;
+    Ok(locks::see_to(vault, &CollectOptions::default()).await)
+}
+
+async fn give_back(
+    vault: &Arc<Vault>,
+    options: &CollectOptions,
+    monitor: &dyn Monitor,
+) -> Result<CollectReport> {
     let mut run = Run {
         vault,
         options: *options,

@@ -180,6 +180,7 @@ pub(super) async fn sweep(catalog: &Catalog, place: &Place, seal: &Seal) -> Resu
             .iter()
             .filter(|stored| stored.ring != Some(counted.ring))
         {
+            place.locks.let_go(&old.name).await;
             place.delete(&old.name).await?;
             deleted = true;
         }

@@ -10,7 +10,7 @@ use crate::place::Place;
 use crate::seal::Base;
 
 /// The folder of key slots.
-pub(super) const KEYS: &str = "keys";
+pub(crate) const KEYS: &str = "keys";
 
 /// How often slots are listed again that changed while they were read.
 pub(super) const TURNS: usize = 4;

@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError, Weak};
 
-use backstop_core::{ChunkDigest, CpuPool, Error, ErrorKind, Result};
+use backstop_core::{ChunkDigest, Clock, CpuPool, Error, ErrorKind, Result};
 use metrics::counter;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -17,7 +17,8 @@ use super::runs::{Runs, batch, seal_run};
 use super::sink::{PackSink, PackStore};
 use super::table::{self, HEADER_LENGTH, TableEntry};
 use crate::catalog::{Batch, Catalog, NEXT_PACK, PACKS, numbered_key};
-use crate::record::{self, NextPack, PackRecord};
+use crate::object_lock::locks::Locks;
+use crate::record::{self, NextPack, PackHold, PackRecord};
 use crate::seal::Seal;
 use crate::usage::meter::carried;
 
@@ -41,6 +42,8 @@ struct Shared {
     seal: Arc<Seal>,
     index: Arc<Index>,
     cpu: CpuPool,
+    locks: Arc<Locks>,
+    clock: Arc<dyn Clock>,
     epoch: u64,
     pack_bytes: u64,
     runs: Runs,
@@ -116,6 +119,8 @@ pub(crate) struct PackWriterParts {
     pub(crate) seal: Arc<Seal>,
     pub(crate) index: Arc<Index>,
     pub(crate) cpu: CpuPool,
+    pub(crate) locks: Arc<Locks>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) pack_bytes: u64,
     pub(crate) next_number: u64,
 }
@@ -131,6 +136,8 @@ impl PackWriter {
                 seal: parts.seal,
                 index: parts.index,
                 cpu: parts.cpu,
+                locks: parts.locks,
+                clock: parts.clock,
                 epoch,
                 pack_bytes: parts.pack_bytes,
                 runs: Runs::default(),
@@ -154,6 +161,8 @@ impl PackWriter {
                 seal: Arc::clone(&shared.seal),
                 index: Arc::clone(&shared.index),
                 cpu: shared.cpu.clone(),
+                locks: Arc::clone(&shared.locks),
+                clock: Arc::clone(&shared.clock),
                 epoch: shared.epoch,
                 pack_bytes: shared.pack_bytes,
                 runs: Runs::default(),
@@ -403,6 +412,7 @@ impl Shared {
         let indexed = match stored {
             Ok((bytes, table_bytes)) => {
                 bytes_stored = bytes;
+                let locked = self.locks.lock_new(&open.pack.path, self.clock.now()).await;
                 let record = PackRecord {
                     name: open.pack.name,
                     kind: open.pack.kind,
@@ -422,6 +432,8 @@ impl Shared {
                         .iter()
                         .map(|e| u64::from(e.header.payload_length))
                         .sum(),
+                    lock: locked.map(Into::into),
+                    hold: PackHold::None,
                 };
                 self.index_pack(open.number, &record, &open.frames.entries)
                     .await
@@ -532,6 +544,8 @@ mod tests {
             index: Arc::new(index),
             cpu,
             pack_bytes,
+            locks: Arc::default(),
+            clock,
             next_number: 0,
         });
         (writer, catalog)

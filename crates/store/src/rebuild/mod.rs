@@ -252,6 +252,7 @@ async fn protect(vault: &Vault, decided: &Decided) -> Result<()> {
     let mut batch = Batch::default();
     if let Some(protection) = &decided.protection {
         batch.put(PROTECTION, &record::encode(protection)?);
+        vault.place.locks.follow(protection);
     }
     if let Some(operators) = &decided.operators {
         batch.put(OPERATORS, &record::encode(operators)?);

@@ -17,7 +17,7 @@ use crate::pack::index::{Location, Pack};
 use crate::pack::name::{PackKind, PackName};
 use crate::pack::salvage::{self, Salvaged};
 use crate::pack::table::{self, TableEntry};
-use crate::record::{self, NextPack, PackRecord, PointRecord};
+use crate::record::{self, NextPack, PackHold, PackRecord, PointRecord};
 use crate::vault::Vault;
 
 /// Whether a frame is the record of a point, or a page of the ledger.
@@ -220,6 +220,12 @@ fn batch(vault: &Vault, pack: &Opened) -> Result<Batch> {
         frames: pack.entries.len() as u64,
         plain_bytes: sum(|entry| entry.header.plain_length),
         payload_bytes: sum(|entry| entry.header.payload_length),
+        lock: None,
+        hold: if vault.place.locks.can_lock() {
+            PackHold::Unknown
+        } else {
+            PackHold::None
+        },
     };
     let mut batch = Batch::default();
     for entry in &pack.entries {

@@ -27,6 +27,7 @@ mod history;
 mod idle;
 mod images;
 mod keys;
+mod locking;
 mod losses;
 mod model;
 mod needed;

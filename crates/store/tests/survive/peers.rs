@@ -163,6 +163,136 @@ async fn a_bucket_that_locks_keeps_what_is_deleted() {
     }
 }
 
+#[cfg(feature = "aws")]
+fn bucket(peer: &crate::rights::server::Peer, name: &str) -> object_store::aws::AmazonS3 {
+    object_store::aws::AmazonS3Builder::new()
+        .with_endpoint(format!("http://{}", peer.address))
+        .with_allow_http(true)
+        .with_bucket_name(name)
+        .with_region("us-east-1")
+        .with_access_key_id("test")
+        .with_secret_access_key("test")
+        .build()
+        .unwrap()
+}
+
+/// Packs are locked when they are stored, locked anew in time, and held while a
+/// point has a hold; a bucket that can't do that says so.
+#[cfg(feature = "aws")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_locks_what_it_needs_on_s3() {
+    use std::time::Duration;
+
+    use backstop_core::{
+        Clock, LockMode, Maintenance, ManualClock, Marks, Protection, SystemClock,
+    };
+    use backstop_store::{LockedUntil, ObjectLock, S3ObjectLock};
+    use futures::TryStreamExt;
+
+    const DAY: Duration = Duration::from_hours(24);
+    let Some(peer) = s3() else {
+        return;
+    };
+    let enabled = "x-amz-bucket-object-lock-enabled: true\r\n";
+    let made = put(&peer.address, "/locks", enabled);
+    assert!(made.contains(" 200 "), "{made}");
+    let clock = Arc::new(ManualClock::at(SystemClock.now()));
+    let vault_in = |name: &str| {
+        let store = bucket(&peer, name);
+        let options = object_store::ClientOptions::new().with_allow_http(true);
+        let lock = Arc::new(S3ObjectLock::new(store.clone(), options));
+        let vault = DedupStore::on(Arc::new(store.clone()), "vault")
+            .with_clock(Arc::clone(&clock) as _)
+            .with_object_lock(Arc::clone(&lock) as _);
+        (store, lock, vault)
+    };
+    let mut protection = Protection::default();
+    protection.minimum_retention = DAY * 14;
+    protection.object_lock = Some(LockMode::Governance);
+
+    let (_, _, other) = vault_in("backstop");
+    let other = other.create().await.unwrap();
+    let refused = other.set_protection(protection).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unsupported, "{refused}");
+    other.close().await.unwrap();
+
+    let (store, lock, vault) = vault_in("locks");
+    let vault = vault.create().await.unwrap();
+    vault.set_protection(protection).await.unwrap();
+    let mut random = fastrand::Rng::with_seed(9);
+    let history = History::default();
+    let mut machine = Machine::new("a", 300_000);
+    machine.write(&mut random, 0, 300_000);
+    history.protect_one(&vault, &mut random, &mut machine).await;
+    let folder = object_store::path::Path::from("vault/packs");
+    let packs = async || -> Vec<object_store::path::Path> {
+        let listed: Vec<_> = store.list(Some(&folder)).try_collect().await.unwrap();
+        listed.into_iter().map(|pack| pack.location).collect()
+    };
+    let expected = |now: backstop_core::Timestamp| LockedUntil {
+        mode: LockMode::Governance,
+        until: now.after(DAY * 35 / 2),
+    };
+    let made = packs().await;
+    assert!(made.len() >= 2);
+    for pack in &made {
+        let state = lock.state(pack).await.unwrap();
+        assert_eq!(state.locked, Some(expected(clock.now())), "{pack}");
+        assert!(!state.held);
+    }
+    let listed = send(
+        &peer.address,
+        "GET /locks?versions&prefix=vault/packs/",
+        "",
+        "",
+    );
+    for version in between(&listed, "<Version>", "</Version>") {
+        let (key, id) = (
+            between(version, "<Key>", "</Key>")[0],
+            between(version, "<VersionId>", "</VersionId>")[0],
+        );
+        let delete = format!("DELETE /locks/{key}?versionId={id}");
+        let refused = send(&peer.address, &delete, "", "");
+        assert!(refused.contains(" 403 "), "{refused}");
+    }
+
+    clock.advance(DAY * 2);
+    let locks = history.collect(&vault).await.unwrap().locks;
+    assert_eq!((locks.extended.count, locks.problem), (0, None));
+    clock.advance(DAY * 2);
+    let locks = history.collect(&vault).await.unwrap().locks;
+    assert_eq!((locks.extended, locks.problem), (locks.locked, None));
+    for pack in packs().await {
+        let state = lock.state(&pack).await.unwrap();
+        assert_eq!(state.locked, Some(expected(clock.now())), "{pack}");
+    }
+    let opener = object_store::path::Path::from("vault/vault.json");
+    let state = lock.state(&opener).await.unwrap();
+    assert_eq!(state.locked, Some(expected(clock.now())));
+
+    let point = history.known().points[0].id;
+    let mut marks = Marks::default();
+    marks.holds.insert("lawsuit".to_owned());
+    vault.mark(point, marks).await.unwrap();
+    let held = vault.lock_objects().await.unwrap();
+    assert!(held.held.count >= 2 && held.problem.is_none(), "{held:?}");
+    assert!(lock.state(&opener).await.unwrap().held);
+    for pack in &made {
+        assert!(lock.state(pack).await.unwrap().held, "{pack}");
+    }
+    vault.mark(point, Marks::default()).await.unwrap();
+    let lifted = vault.lock_objects().await.unwrap();
+    assert_eq!(lifted.released, held.held);
+    for pack in packs().await {
+        assert!(!lock.state(&pack).await.unwrap().held, "{pack}");
+    }
+    assert!(!lock.state(&opener).await.unwrap().held);
+    let missing = object_store::path::Path::from("vault/packs/none");
+    let missing = lock.state(&missing).await.unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NotFound, "{missing}");
+    vault.close().await.unwrap();
+}
+
 /// Azurite's published account and key.
 #[cfg(feature = "azure")]
 const ACCOUNT: &str = "devstoreaccount1";

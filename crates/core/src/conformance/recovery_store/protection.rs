@@ -52,6 +52,7 @@ async fn protect(rig: &Rig, retention: Duration, window: Duration) -> crate::Res
     let protection = Protection {
         minimum_retention: retention,
         undo_window: window,
+        ..Protection::default()
     };
     rig.store.set_protection(protection).await
 }
