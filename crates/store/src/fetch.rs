@@ -11,6 +11,7 @@ use backstop_core::{
 };
 use futures::future::join_all;
 
+use crate::failure;
 use crate::pack::frame::{self, Content};
 use crate::pack::index::Location;
 use crate::pack::reader::Span;
@@ -174,7 +175,10 @@ async fn fetch<T: Send + 'static>(
     }
     let (mut decoded, again) = read_again(vault, &held, decoded).await?;
     for (at, error) in std::mem::take(&mut decoded.failed) {
-        let (chunk, _) = &again[at];
+        let (chunk, location) = &again[at];
+        if failure::is_damage(&error) {
+            vault.reader.refuse_newer(location.pack).await?;
+        }
         vault.index.mark_bad(Content::Chunk, &chunk.digest).await;
         let error = |_| Error::new(error.kind(), error.context());
         let parts = chunk.parts.iter();

@@ -58,6 +58,8 @@ mod logs;
 mod maintenance;
 mod manifest;
 mod map;
+#[cfg(test)]
+mod newer_formats;
 mod nodes;
 mod object_lock;
 mod operators;

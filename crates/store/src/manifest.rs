@@ -14,9 +14,10 @@
 
 use std::collections::BTreeMap;
 
-use backstop_core::{ByteCount, ChunkDigest, Error, MAX_CHUNK_LENGTH, Result};
+use backstop_core::{ByteCount, ChunkDigest, MAX_CHUNK_LENGTH, Result};
 
 use crate::codec::{Reader, put_varint};
+use crate::header::newer;
 use crate::map::tree::ImageMap;
 
 /// What a name of a manifest stands for.
@@ -68,10 +69,7 @@ impl Manifest {
         let mut reader = Reader::new("a manifest", bytes);
         let version = reader.u8()?;
         if version > VERSION {
-            return Err(Error::new(
-                backstop_core::ErrorKind::Unsupported,
-                "a manifest was written by a newer version of Backstop",
-            ));
+            return Err(newer(&format!("a manifest (format {version})")));
         }
         let count = reader.count(4)?;
         let mut entries = BTreeMap::new();

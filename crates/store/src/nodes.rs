@@ -63,7 +63,7 @@ impl NodeSource for Nodes {
             .read_content(Content::Node, digest, &self.codecs)
             .await?;
         let node = Node::decode(&bytes);
-        if node.is_err() {
+        if node.as_ref().is_err_and(failure::is_damage) {
             self.reader.index.mark_bad(Content::Node, digest).await;
         }
         let node = Arc::new(node?);

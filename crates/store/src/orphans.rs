@@ -54,7 +54,7 @@ pub(crate) async fn mark_clean(catalog: &Catalog, epoch: u64) -> Result<()> {
 }
 
 /// When an owner was last overridden.
-async fn overridden(catalog: &Catalog) -> Result<Option<Timestamp>> {
+pub(crate) async fn overridden(catalog: &Catalog) -> Result<Option<Timestamp>> {
     let value = catalog.get(TAKEOVER).await?;
     value
         .map(|value| Ok(record::decode::<Overridden>("the mark of a takeover", &value)?.at))

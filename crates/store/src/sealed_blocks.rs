@@ -61,6 +61,11 @@ pub(crate) fn key_of(start: &[u8]) -> Option<VaultKeyId> {
     (version == VERSION).then(|| VaultKeyId(u32::from_le_bytes(id)))
 }
 
+/// Whether a block is of a newer format, by its first bytes.
+pub(crate) fn is_newer(start: &[u8]) -> bool {
+    start.first().is_some_and(|version| *version > VERSION)
+}
+
 /// What a block is bound to.
 fn bound(head: [u8; HEAD]) -> [u8; PURPOSE.len() + HEAD] {
     let mut bound = [0; PURPOSE.len() + HEAD];

@@ -95,7 +95,7 @@ pub(crate) async fn verify(
         if late || run.report.packs.bytes.0 >= share {
             break;
         }
-        run.pack(*number, record).await;
+        run.pack(*number, record).await?;
         next = None;
         ended = monitor.tell_progress(Progress {
             done: ByteCount(run.report.packs.bytes.0.min(share)),
@@ -131,13 +131,18 @@ pub(crate) async fn verify(
 
 impl Run<'_> {
     /// Reads one pack. What can't be read now, for whatever reason, is no
-    /// damage, and holds up none of the others.
-    async fn pack(&mut self, number: u64, record: &PackRecord) {
+    /// damage, and holds up none of the others; but a newer format is nothing
+    /// to go around.
+    async fn pack(&mut self, number: u64, record: &PackRecord) -> Result<()> {
         if let Err(error) = self.read_pack(number, record).await {
+            if error.kind() == ErrorKind::Unsupported {
+                return Err(error);
+            }
             tracing::warn!(pack = %record.name, %error, "a pack could not be verified now");
             self.report.unavailable.add(record.bytes);
         }
         self.report.packs.add(record.bytes);
+        Ok(())
     }
 
     async fn read_pack(&mut self, number: u64, record: &PackRecord) -> Result<()> {
@@ -229,6 +234,9 @@ async fn check(vault: &Arc<Vault>, part: Part) -> Result<Checked> {
     // It may have been damaged only on its way here.
     let again = read(vault, &part).await?;
     let mut damaged = Vec::new();
+    if !again.damaged.is_empty() {
+        vault.reader.refuse_newer(part.number).await?;
+    }
     for (content, digest) in again.damaged {
         let located = vault.index.locate_indexed(content, &[digest]).await?;
         // Another copy may have taken its place.

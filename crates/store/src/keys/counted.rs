@@ -9,10 +9,11 @@ use super::slot::KeySlot;
 use super::stored::{KEYS, Stored, TURNS, read_all};
 use super::{KeySlotInfo, KeySlotKind, rotation};
 use crate::catalog::{Batch, COUNTED_SLOTS, Catalog};
+use crate::header::newer;
 use crate::place::Place;
 use crate::record::{self, CountedSlots};
 use crate::seal::{Base, Seal};
-use crate::sealed_blocks::{KEY_TOLD, key_of};
+use crate::sealed_blocks::{KEY_TOLD, is_newer, key_of};
 use crate::vault::Vault;
 
 pub(super) async fn counted(catalog: &Catalog) -> Result<Option<CountedSlots>> {
@@ -90,13 +91,17 @@ pub(super) async fn list(vault: &Vault) -> Result<Vec<KeySlotInfo>> {
 /// rotation, what was sealed by their ring could be read by nobody else.
 ///
 /// # Errors
-/// [`ErrorKind::WrongKey`] if the ring lacks the key; those of the store.
+/// [`ErrorKind::WrongKey`] if the ring lacks the key;
+/// [`ErrorKind::Unsupported`] if it is of a newer format; those of the store.
 pub(crate) async fn check_log(place: &Place, seal: &Seal, log: &str) -> Result<()> {
     let start = match place.get_start(log, KEY_TOLD).await {
         // Folded into a table since it was listed.
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         start => start?,
     };
+    if start.as_deref().is_some_and(is_newer) {
+        return Err(newer(&format!("object {log}, a log of the catalog,")));
+    }
     match start.as_deref().and_then(key_of) {
         Some(key) => {
             let learnt = seal.learn(key).await;

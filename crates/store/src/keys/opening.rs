@@ -10,7 +10,7 @@ use super::KeySlotKind;
 use super::credential::Credential;
 use super::ring::Ring;
 use super::slot::{KeySlot, SlotSecret};
-use super::stored::{KEYS, Stored, TURNS, path, read_all, ring_ids, rings_of};
+use super::stored::{KEYS, Stored, TURNS, newer_ring, path, read_all, ring_ids, rings_of};
 use crate::header::VaultHeader;
 use crate::place::Place;
 use crate::seal::{RingSource, Seal};
@@ -188,8 +188,9 @@ impl Tried {
                 Ok(None) => {}
                 // Another slot may still open the vault.
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    self.damaged = Some(error);
+                    self.damaged.get_or_insert(error);
                 }
+                // That says more than damage of another.
                 Err(error) if error.kind() == ErrorKind::Unsupported => {
                     self.damaged = Some(error);
                 }
@@ -251,6 +252,10 @@ impl Tried {
             let rings: Vec<Ring> = rings_of(same, &secret);
             if !rings.is_empty() {
                 return Ok(Some((secret, rings)));
+            }
+            if let Some(newer) = newer_ring(same, &secret) {
+                failed = Some(within(stored, newer));
+                continue;
             }
             failed = Some(within(
                 stored,

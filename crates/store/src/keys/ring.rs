@@ -253,10 +253,31 @@ impl Ring {
     /// The ring for the slot with this public half: an ephemeral public half,
     /// the sealed ring, its tag. `slot` is bound to it.
     pub(crate) fn seal_to(&self, public: &[u8; HALF], base: &Base, slot: &str) -> Result<Vec<u8>> {
+        Self::seal_encoded(self.encode(), public, base, slot)
+    }
+
+    /// The ring as a newer version may seal it.
+    #[cfg(test)]
+    pub(crate) fn seal_newer_to(
+        &self,
+        public: &[u8; HALF],
+        base: &Base,
+        slot: &str,
+    ) -> Result<Vec<u8>> {
+        let mut plain = self.encode();
+        plain[0] = VERSION + 1;
+        Self::seal_encoded(plain, public, base, slot)
+    }
+
+    fn seal_encoded(
+        mut plain: Zeroizing<Vec<u8>>,
+        public: &[u8; HALF],
+        base: &Base,
+        slot: &str,
+    ) -> Result<Vec<u8>> {
         let ephemeral = Secret::generate()?;
         let half = public_half(&ephemeral);
         let key = ring_key(&ephemeral, public, &half, public, base)?;
-        let mut plain = self.encode();
         let tag = key.seal(0, slot.as_bytes(), &mut plain)?;
         let mut out = Vec::with_capacity(HALF + plain.len() + TAG_LENGTH);
         out.extend_from_slice(&half);

@@ -18,6 +18,7 @@ use backstop_core::{Error, ErrorKind, Objects, Result, Timestamp};
 use super::counted::{counted, sweep};
 use super::prove;
 use super::ring::{Ring, VaultKeyId};
+use super::slot::KeySlot;
 use super::stored::{KEYS, path, read_all};
 use crate::catalog::{Batch, COUNTED_SLOTS, Catalog, PACKS};
 use crate::dedup_store::DedupStore;
@@ -87,6 +88,12 @@ async fn give(
                 tracing::warn!(vault = %place.name, slot = %id, "a key slot is damaged or gone");
             }
             None => {
+                let same = stored.iter().filter(|stored| stored.id == *id);
+                let refused = same.filter_map(|stored| KeySlot::decode(&stored.bytes).err());
+                let mut newer = refused.filter(|error| error.kind() == ErrorKind::Unsupported);
+                if let Some(newer) = newer.next() {
+                    return Err(newer.within(format_args!("key slot {id}")));
+                }
                 return Err(Error::conflict(format!(
                     "key slot {id} of the vault at {} is damaged or gone, so it can't be given \
                      the new ring of keys; bring its object back from a copy of the vault, or \

@@ -217,6 +217,15 @@ impl KeySlot {
         Ok(slot)
     }
 
+    /// The same slot with a ring as a newer version may seal it.
+    #[cfg(test)]
+    pub(crate) fn with_newer_ring(&self, base: &Base, ring: &Ring) -> Result<Self> {
+        let mut slot = self.clone();
+        slot.ring = to_hex(&ring.seal_newer_to(&self.public()?, base, &self.id)?);
+        slot.check = slot.tag(base)?;
+        Ok(slot)
+    }
+
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         #[derive(Deserialize)]
         struct Start {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use backstop_core::{ErrorKind, Result};
+use backstop_core::{Error, ErrorKind, Result};
 
 use super::ring::{Ring, RingId};
 use super::slot::{KeySlot, SlotSecret};
@@ -75,6 +75,15 @@ pub(super) async fn read_all(place: &Place) -> Result<(Vec<Stored>, bool)> {
 pub(super) fn ring_ids(slots: &[Stored], base: &Base) -> BTreeSet<RingId> {
     let valid = slots.iter().filter_map(|stored| stored.slot(base));
     valid.map(|slot| slot.ring_id).collect()
+}
+
+/// Why the rings of a slot whose lock is open can't be read, if that is since
+/// one is of a newer format.
+pub(super) fn newer_ring(stored: &[Stored], secret: &SlotSecret) -> Option<Error> {
+    let valid = stored.iter().filter_map(|stored| stored.slot(&secret.base));
+    valid
+        .filter_map(|slot| slot.open_ring(secret).err())
+        .find(|error| error.kind() == ErrorKind::Unsupported)
 }
 
 /// The rings of a slot whose lock is open.

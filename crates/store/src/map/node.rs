@@ -24,6 +24,7 @@ use backstop_core::{ChunkDigest, REGION_LENGTH, RegionMap, Result, Slice, SliceC
 
 use crate::codec::{Reader, put_varint};
 use crate::digest_map::DigestMap;
+use crate::header::newer;
 
 /// How many children an inner node has.
 pub(crate) const FAN_OUT: u64 = PLACES as u64;
@@ -77,7 +78,9 @@ impl Node {
         let node = match reader.u8()? {
             LEAF => Self::Leaf(decode_leaf(&mut reader)?),
             INNER => decode_inner(&mut reader)?,
-            _ => return Err(reader.damaged("its kind is not known")),
+            0 => return Err(reader.damaged("its kind is not known")),
+            // A node was opened under its seal before, so it is as it was written.
+            _ => return Err(newer("a node of an image map")),
         };
         reader.finish()?;
         Ok(node)

@@ -436,7 +436,12 @@ impl Index {
         let end = record.bytes.saturating_sub(FOOTER_LENGTH as u64);
         let start = end.saturating_sub(u64::from(record.table_bytes));
         let mut sealed = self.store.read(&pack.path, start..end).await?;
-        table::decode(&mut sealed, start, &pack.header(), &pack.key)
-            .map_err(|error| error.within(format_args!("pack {}", pack.name)))
+        match table::decode(&mut sealed, start, &pack.header(), &pack.key) {
+            Ok(entries) => Ok(entries),
+            Err(error) => {
+                table::refuse_newer(&*self.store, pack).await?;
+                Err(error.within(format_args!("pack {}", pack.name)))
+            }
+        }
     }
 }

@@ -11,6 +11,7 @@ use moka::sync::Cache;
 use super::frame::{self, Content};
 use super::index::{Index, Location, Pack};
 use super::sink::PackStore;
+use super::table;
 use super::writer::PackWriter;
 use crate::failure;
 
@@ -184,11 +185,21 @@ impl PackReader {
                 if let Err(error) = &again
                     && failure::is_damage(error)
                 {
+                    self.refuse_newer(location.pack).await?;
                     self.index.mark_bad(content, digest).await;
                 }
                 again
             }
             first => first,
+        }
+    }
+
+    /// Fails if a pack of which something can't be read is of a newer format.
+    pub(crate) async fn refuse_newer(&self, number: u64) -> Result<()> {
+        match self.index.pack(number).await {
+            Ok(pack) => table::refuse_newer(&*self.store, &pack).await,
+            // Without what the catalog tells of it nothing is known.
+            Err(_) => Ok(()),
         }
     }
 

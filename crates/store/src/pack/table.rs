@@ -27,7 +27,7 @@
 //! 8   8   "TABLEEND"
 //! ```
 
-use backstop_core::{ChunkDigest, Encoding, Error, Result};
+use backstop_core::{ChunkDigest, Encoding, Error, ErrorKind, Result};
 
 use super::frame::{Content, FrameHeader};
 use super::index::Pack;
@@ -68,8 +68,8 @@ pub(crate) fn encode_header(
 /// too, and where tables stand: only packs that it does not know are asked.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`](backstop_core::ErrorKind::Unsupported) for a newer
-/// format, [`ErrorKind::Corrupt`](backstop_core::ErrorKind::Corrupt) if it is not
+/// [`ErrorKind::Unsupported`] for a newer
+/// format, [`ErrorKind::Corrupt`] if it is not
 /// this pack's.
 pub(crate) fn check_header(bytes: &[u8], name: PackName, kind: PackKind) -> Result<VaultKeyId> {
     if bytes.get(..8) == Some(MAGIC) && bytes.get(8).is_some_and(|version| *version > VERSION) {
@@ -84,7 +84,7 @@ pub(crate) fn check_header(bytes: &[u8], name: PackName, kind: PackKind) -> Resu
 /// A pack that the catalog does not know.
 ///
 /// # Errors
-/// As [`check_header`]; [`ErrorKind::WrongKey`](backstop_core::ErrorKind::WrongKey)
+/// As [`check_header`]; [`ErrorKind::WrongKey`]
 /// if the vault's ring does not have its key; those of the store.
 pub(crate) async fn unknown_pack(
     store: &dyn PackStore,
@@ -96,6 +96,19 @@ pub(crate) async fn unknown_pack(
         .read(&name.path(kind), 0..HEADER_LENGTH as u64)
         .await?;
     Pack::new(name, kind, check_header(&header, name, kind)?, seal).await
+}
+
+/// Fails if a pack is of a newer format: what can't be read of it then is no
+/// damage. Asked where something can't be read, since it takes a request.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`].
+pub(crate) async fn refuse_newer(store: &dyn PackStore, pack: &Pack) -> Result<()> {
+    let header = store.read(&pack.path, 0..HEADER_LENGTH as u64).await;
+    match header.and_then(|header| check_header(&header, pack.name, pack.kind)) {
+        Err(error) if error.kind() == ErrorKind::Unsupported => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Where one frame stands.
@@ -124,7 +137,7 @@ const TAIL: u64 = 64 << 10;
 /// length of the sealed table.
 ///
 /// # Errors
-/// [`ErrorKind::Corrupt`](backstop_core::ErrorKind::Corrupt) if it is no whole
+/// [`ErrorKind::Corrupt`] if it is no whole
 /// pack; those of the store.
 pub(crate) async fn read(
     store: &dyn PackStore,
@@ -187,7 +200,7 @@ pub(crate) fn encode(
 /// Reads a sealed table (without the footer) that stands at `offset`.
 ///
 /// # Errors
-/// [`ErrorKind::Corrupt`](backstop_core::ErrorKind::Corrupt) if a bit is not as it was, or the frames do not fill
+/// [`ErrorKind::Corrupt`] if a bit is not as it was, or the frames do not fill
 /// the pack up to the table.
 pub(crate) fn decode(
     sealed: &mut [u8],

@@ -19,6 +19,7 @@ mod damage;
 mod every_object;
 mod faults;
 mod fencing;
+mod fixtures;
 mod folding;
 mod full;
 mod growth;
