@@ -113,7 +113,11 @@ async fn needed(
         .collect();
     needed.extend(inventory.unreadable.iter().map(|(number, _)| *number));
     needed.extend(&inventory.passed_over);
-    Ok((needed, walked.lost))
+    let mut lost = roots.lost;
+    if walked.lost > 0 {
+        lost.push(format!("{} map nodes can't be read", walked.lost));
+    }
+    Ok((needed, lost))
 }
 
 async fn set_openers(vault: &Vault, is_held: bool, pass: &mut Pass) -> Result<()> {

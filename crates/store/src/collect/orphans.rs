@@ -15,7 +15,7 @@ use crate::catalog::{PACKS, id_key, synchronization_key};
 use crate::pack::frame::{self, Content};
 use crate::pack::name::{PackKind, PackName};
 use crate::pack::table;
-use crate::record::{self, PackRecord, PointRecord};
+use crate::record::{self, PackHold, PackRecord, PointRecord};
 use crate::vault::Vault;
 
 /// A pack that the catalog does not know.
@@ -85,6 +85,9 @@ async fn record_of(vault: &Vault, orphan: &Orphan) -> Result<PackRecord> {
         frames: 0,
         plain_bytes: 0,
         payload_bytes: 0,
+        lock: None,
+        // Only packs that the catalog knows are held.
+        hold: PackHold::None,
     };
     let read = async {
         let pack = table::unknown_pack(store, orphan.name, orphan.kind, &vault.seal).await?;

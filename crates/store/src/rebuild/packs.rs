@@ -218,6 +218,7 @@ async fn as_of_this_format(vault: &Arc<Vault>, listed: Listed) -> Result<Option<
                     table_bytes,
                     entries,
                     is_damaged: false,
+                    damaged_records: 0,
                 }));
             }
             Err(error) if failure::is_damage(&error) => {}
