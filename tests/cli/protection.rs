@@ -3,7 +3,11 @@
 
 use serde_json::Value;
 
+#[cfg(feature = "aws")]
+use crate::lab::run;
 use crate::lab::{Lab, change, image};
+#[cfg(feature = "aws")]
+use crate::rights::server::{put, s3};
 
 /// Protects `vm` so many times; gives the points' ids, oldest first.
 fn points(lab: &Lab, count: u64) -> Vec<String> {
@@ -147,4 +151,58 @@ fn two_operators_lift_a_hold() {
         serde_json::json!([])
     );
     confirm(of("ben")).expect(4).says(&["no request"]);
+}
+
+#[test]
+fn a_store_that_locks_nothing_says_so() {
+    let lab = Lab::with_vault();
+    let set = ["protection", "set", "--minimum-retention", "14"];
+    let asked = [&set[..], &["--object-lock", "compliance"]].concat();
+    lab.run(asked).expect(12).says(&["locks no objects"]);
+    let shown = lab.json(["protection", "show"]);
+    assert_eq!(shown.get("object_lock"), None);
+    assert_eq!(shown["minimum_retention_seconds"], 0);
+    lab.run(["protection", "set", "--object-lock", "firmly"])
+        .expect(2);
+}
+
+/// By a URL, as a user names a bucket: nothing else tells what locks objects.
+#[cfg(feature = "aws")]
+#[test]
+fn a_bucket_locks_and_holds_what_points_need() {
+    let Some(peer) = s3() else {
+        return;
+    };
+    let enabled = "x-amz-bucket-object-lock-enabled: true\r\n";
+    let made = put(&peer.address, "/locks", enabled);
+    assert!(made.contains(" 200 "), "{made}");
+    let lab = Lab::empty();
+    let on_s3 = |arguments: &[&str]| {
+        let mut command = lab.bare();
+        command
+            .env("AWS_ENDPOINT", format!("http://{}", peer.address))
+            .env("AWS_ALLOW_HTTP", "true")
+            .env("AWS_REGION", "us-east-1")
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .args(["--vault", "s3://locks/vault", "--json"])
+            .args(arguments);
+        run(&mut command).expect(0).json()
+    };
+    let locked = ["--minimum-retention", "14", "--object-lock", "governance"];
+    on_s3(&[&["init"][..], &locked].concat());
+    lab.image("vm.img", &image(1));
+    let point = on_s3(&["protect", "vm", "--image", "vm.img"]);
+    let shown = on_s3(&["protection", "show"]);
+    assert_eq!(shown["object_lock"], "governance");
+    let locks = &shown["locks"];
+    assert!(locks["locked"]["count"].as_u64().unwrap() >= 2, "{shown}");
+    assert_eq!(locks["unlocked"]["count"], 0, "{shown}");
+    let id = point["id"].as_str().unwrap();
+    on_s3(&["hold", id, "--reason", "lawsuit"]);
+    let held = on_s3(&["protection", "show"])["locks"]["held"]["count"].clone();
+    assert!(held.as_u64().unwrap() >= 2, "{held}");
+    on_s3(&["release", id, "--reason", "lawsuit"]);
+    let held = on_s3(&["collect"])["locks"]["held"]["count"].clone();
+    assert_eq!(held, 0);
 }
