@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backstop_core::{
-    Clock, CollectOptions, CpuPool, Error, ErrorKind, LockMode, Maintenance, ManualClock, Marks,
-    NoMonitor, PointId, Protection, RebuildOptions, Result, Timestamp,
+    Clock, CollectOptions, CpuPool, Error, ErrorKind, LockMode, LockReport, Maintenance,
+    ManualClock, Marks, NoMonitor, PointId, Protection, RebuildOptions, Result, Timestamp,
 };
 use backstop_store::{
     Credential, DedupStore, DedupStoreBuilder, LockState, LockedUntil, ObjectLock, Takeover,
@@ -242,7 +242,7 @@ async fn play(seed: u64, steps: u32) {
 }
 
 /// What must be so after a collection during which the store answered.
-async fn check(lab: &Lab, history: &History, marked: &[Kept], locks: &backstop_core::LockReport) {
+async fn check(lab: &Lab, history: &History, marked: &[Kept], locks: &LockReport) {
     assert_eq!(locks.problem, None);
     assert_eq!((locks.unlocked.count, locks.unheld.count), (0, 0));
     let now = lab.clock.now();
@@ -337,7 +337,8 @@ async fn without_what_locks_it_is_told() {
     let refused = vault.set_protection(protection(LockMode::Compliance)).await;
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unsupported);
     assert_eq!(vault.protection().await.unwrap(), Protection::default());
-    assert_eq!(vault.lock_objects().await.unwrap(), Default::default());
+    let seen = vault.lock_objects().await.unwrap();
+    assert_eq!(seen, LockReport::default());
     vault.close().await.unwrap();
 
     let vault = lab.builder().open().await.unwrap();
