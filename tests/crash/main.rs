@@ -58,7 +58,7 @@ async fn survive(count: u32) {
             // What a killed reader has registered is held for an hour: where all are
             // killed, nothing is ever deleted.
             let kills_readers = (round / LIFE) % 2 == 1;
-            rounds = Some(Rounds::new(random.fork(), kills_readers).await);
+            rounds = Some(Rounds::new(random.fork(), kills_readers));
         }
         if left.is_empty() {
             left = deck(&mut random);

@@ -33,7 +33,7 @@ pub(crate) struct Rounds {
 }
 
 impl Rounds {
-    pub(crate) async fn new(mut random: fastrand::Rng, kills_readers: bool) -> Self {
+    pub(crate) fn new(mut random: fastrand::Rng, kills_readers: bool) -> Self {
         let lab = Lab::new(&mut random);
         let (main, second) = (Vault::new("vault", 42), Vault::new("second", 43));
         for vault in [&main, &second] {
@@ -55,7 +55,7 @@ impl Rounds {
             rounds.to_its_end(name, &["init"]);
         }
         rounds.slots = Slots::first(&rounds.to_its_end("vault", &["key", "list"]));
-        rounds.protect_whole().await;
+        rounds.protect_whole();
         rounds
     }
 
@@ -129,8 +129,8 @@ impl Rounds {
                 let words = ["protection", "set", "--undo", days];
                 self.run(command, "vault", &words, &[]);
             }
-            Command::AddKey => self.add_key().await,
-            Command::RemoveKey => self.remove_key().await,
+            Command::AddKey => self.add_key(),
+            Command::RemoveKey => self.remove_key(),
         }
         let folder = self.lab.path("");
         self.main.is_as_known(&folder).await;
@@ -138,7 +138,7 @@ impl Rounds {
         self.slots.open(&folder.join("vault")).await;
     }
 
-    async fn protect_whole(&mut self) {
+    fn protect_whole(&mut self) {
         self.lab.change(&mut self.random);
         let told = self.to_its_end("vault", &["protect", "vm", "--image", "image"]);
         self.main.points.insert(id_of(&told), self.lab.digest());
@@ -347,7 +347,7 @@ impl Rounds {
     /// Lets points expire that can come back, and brings some back.
     async fn undo(&mut self) {
         while self.main.points.len() < 2 {
-            self.protect_whole().await;
+            self.protect_whole();
         }
         self.to_its_end("vault", &["protection", "set", "--undo", "1"]);
         self.stay_together(1).await;
@@ -381,7 +381,7 @@ impl Rounds {
         }
     }
 
-    async fn add_key(&mut self) {
+    fn add_key(&mut self) {
         let mut key = [0; 32];
         self.random.fill(&mut key);
         std::fs::write(self.lab.path("new.key"), key).unwrap();
@@ -396,7 +396,7 @@ impl Rounds {
         }
     }
 
-    async fn remove_key(&mut self) {
+    fn remove_key(&mut self) {
         if self.slots.extra().is_empty() {
             let mut key = [0; 32];
             self.random.fill(&mut key);

@@ -5,8 +5,8 @@
 //! points can be found again from packs alone.
 
 use backstop_core::{
-    ChunkDigest, Error, LockMode, PointId, PointKind, Protection, RecoveryPoint, ReplicaState, Result,
-    SnapshotId, SourceName, StreamName, SynchronizationId, Timestamp,
+    ChunkDigest, Error, LockMode, PointId, PointKind, Protection, RecoveryPoint, ReplicaState,
+    Result, SnapshotId, SourceName, StreamName, SynchronizationId, Timestamp,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
