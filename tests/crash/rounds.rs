@@ -180,9 +180,6 @@ impl Rounds {
         let in_second = self.random.u8(..3) == 0;
         let name = if in_second { "second" } else { "vault" };
         let folder = self.lab.path("");
-        if !in_second {
-            self.stay_together(KEPT).await;
-        }
         let vault = if in_second { &self.second } else { &self.main };
         let before = ids(&vault.look(&folder).await);
         let kept = KEPT.to_string();
@@ -257,17 +254,6 @@ impl Rounds {
         let vault = self.main.at(&self.lab.path("")).open().await.unwrap();
         vault.expire(&again).await.unwrap();
         vault.close().await.unwrap();
-    }
-
-    /// Copies all points if the newest of the second vault would expire here:
-    /// what the two have in common would be gone, and replication with it.
-    async fn stay_together(&mut self, kept: usize) {
-        let here = ids(&self.look().await);
-        let kept = &here[here.len().saturating_sub(kept)..];
-        let there = ids(&self.second.look(&self.lab.path("")).await);
-        if there.last().is_some_and(|newest| !kept.contains(newest)) {
-            self.replicate_all().await;
-        }
     }
 
     async fn replicate_all(&mut self) {
@@ -350,7 +336,6 @@ impl Rounds {
             self.protect_whole();
         }
         self.to_its_end("vault", &["protection", "set", "--undo", "1"]);
-        self.stay_together(1).await;
         let before = ids(&self.look().await);
         let words = ["expire", "vm", "--keep-last", "1", "--min-age", "0s"];
         self.to_its_end("vault", &words);

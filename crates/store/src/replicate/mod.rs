@@ -11,6 +11,7 @@
 mod changes;
 mod doubt;
 mod heal;
+mod origin;
 mod plan;
 
 use std::sync::Arc;
@@ -33,13 +34,10 @@ use crate::usage::Operation;
 use crate::vault::Vault;
 use plan::Plan;
 
-/// In a point's provenance: the vault that it was copied from.
-const ORIGIN: &str = "backstop.replicated-from";
-
 impl DedupStore {
     /// Copies recovery points to another vault, which must be open as its
-    /// owner: for each source those that are newer than the newest which both
-    /// have, all if it has none.
+    /// owner: for each source those that are newer than the newest which the other
+    /// has of this vault, whether or not it has expired here; all if it has none.
     ///
     /// What travels are the chunks that the other vault lacks, as they are
     /// stored, each checked against its name before. Points keep their id, their
@@ -56,7 +54,7 @@ impl DedupStore {
     ///
     /// # Errors
     /// [`Conflict`](backstop_core::ErrorKind::Conflict) for a source whose newest
-    /// point there is not one of this vault's: the two went their own ways;
+    /// point there never was one of this vault's: the two went their own ways;
     /// [`NotFound`](backstop_core::ErrorKind::NotFound) for a source that is
     /// named and not here. A damaged point is no error: it is told.
     pub async fn replicate(
@@ -323,9 +321,7 @@ impl Run<'_> {
         facts.counts = point.counts;
         facts.sample = point.sample;
         facts.provenance = point.provenance.clone();
-        facts
-            .provenance
-            .insert(ORIGIN.to_owned(), self.from.id().to_owned());
+        origin::add(&mut facts.provenance, self.from.id(), point.sequence);
         facts.documents = documents;
         Ok(NewPoint {
             synchronization: member.session.begin.id,

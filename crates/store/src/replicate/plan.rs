@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use backstop_core::{Error, PointId, Result, SourceName};
 
-use super::records;
+use super::{origin, records};
 use crate::record::PointRecord;
 use crate::vault::Vault;
 
@@ -50,10 +50,18 @@ impl Plan {
             let newest = records.iter().rposition(held);
             let head = to.replica_entry(&source).await?.and_then(|it| it.head);
             let common = newest.map(|at| records[at].point.id);
+            let mut begin = newest.map_or(0, |at| at + 1);
             if head != common {
-                return Err(parted(to, &source, head));
+                // It may have come from here, and expired here since.
+                let head_there = head.and_then(|head| there.get(&head));
+                let sequence = head_there
+                    .and_then(|it| origin::sequence_in(&it.point.provenance, &from.header.id));
+                let Some(sequence) = sequence else {
+                    return Err(parted(to, &source, head));
+                };
+                let newer = records.partition_point(|it| it.point.sequence <= sequence);
+                begin = begin.max(newer);
             }
-            let begin = newest.map_or(0, |at| at + 1);
             let known = records[..begin]
                 .iter()
                 .filter(|record| held(record))
@@ -80,7 +88,7 @@ fn parted(to: &Vault, source: &SourceName, head: Option<PointId>) -> Error {
     let place = &to.place.name;
     Error::conflict(match head {
         Some(head) => format!(
-            "the newest recovery point of {source} in the vault at {place}, {head}, is not one of \
+            "the newest recovery point of {source} in the vault at {place}, {head}, never was one of \
              this vault: the two have gone their own ways; replicate into another vault"
         ),
         None => format!(

@@ -186,7 +186,7 @@ async fn points_keep_what_they_are_and_an_agent_goes_on_at_the_other_vault() {
         let here = lab.here.point(kept.id).await.unwrap();
         let mut there = lab.there.point(kept.id).await.unwrap();
         let origin = there.provenance.remove("backstop.replicated-from");
-        assert_eq!(origin.as_deref(), Some(lab.here.id()));
+        assert_eq!(origin, Some(format!("{}:{}", lab.here.id(), here.sequence)));
         assert_eq!(here.marks, there.marks);
         assert_eq!((here.time, here.kind), (there.time, there.kind));
         assert_eq!(here.synchronization, there.synchronization);
@@ -244,6 +244,19 @@ async fn a_vault_that_was_carried_goes_on_from_where_it_was() {
     far.expire(&[first]).await.unwrap();
     let report = lab.here.replicate(&far, &options, &NoMonitor).await;
     assert_eq!(report.unwrap().passed_over, 1);
+    // What was copied goes on from there, though both others have let it go.
+    let before = lab.protect(0, 2, 5_000).await;
+    for vault in [&lab.here, &lab.there] {
+        let name = &lab.machines[0].name;
+        let points = vault.points(name).await.unwrap();
+        let old: Vec<_> = points.iter().rev().skip(1).map(|point| point.id).collect();
+        vault.expire(&old).await.unwrap();
+    }
+    lab.protect(0, 2, 5_000).await;
+    lab.here.expire(&[before]).await.unwrap();
+    let report = lab.here.replicate(&far, &options, &NoMonitor).await;
+    assert_eq!(report.unwrap().points.len(), 1);
+    holds(&far, lab.history.known().points.last().unwrap()).await;
     let unknown = ReplicateOptions::default();
     let mut unknown = unknown.clone();
     unknown.sources = vec![SourceName::new("nobody").unwrap()];
