@@ -73,10 +73,16 @@ impl Slots {
 
     /// Whether a slot whose removal was asked for has gone.
     pub(crate) fn settle_removal(&mut self, listed: &Value, slot: &str) -> bool {
-        let is_gone = !listed_ids(listed).contains(slot);
+        let mut slots = listed.as_array().unwrap().iter();
+        let there = slots.find(|there| there["id"] == slot);
+        let is_gone = there.is_none();
         if is_gone {
             self.known.remove(slot);
             self.left.remove(slot);
+        } else if there.is_some_and(|there| there["kind"] != "key") {
+            // It counts no more, so that no rotation gives it another ring.
+            self.known.remove(slot);
+            self.left.insert(slot.to_owned());
         }
         self.are_there(listed);
         is_gone

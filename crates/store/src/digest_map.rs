@@ -1,12 +1,11 @@
 //! Maps and sets by digest. A digest is as good as random, so two words of it
-//! are mixed with two of this process's own and no more: regions have up to
+//! are mixed with two of the map's own and no more: regions have up to
 //! thousands of slices, and hashing their names anew costs more than all else
 //! that is done to a map. The words keep those who choose what is stored from
 //! choosing what meets in a table.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::OnceLock;
 
 /// A map by digest.
 pub(crate) type DigestMap<K, V> = HashMap<K, V, ByDigest>;
@@ -20,9 +19,8 @@ pub(crate) struct ByDigest([u64; 2]);
 
 impl Default for ByDigest {
     fn default() -> Self {
-        static WORDS: OnceLock<[u64; 2]> = OnceLock::new();
-        let random = || [0, 1].map(|word| RandomState::new().hash_one(word));
-        Self(*WORDS.get_or_init(random))
+        let random = RandomState::new();
+        Self([0, 1].map(|word| random.hash_one(word)))
     }
 }
 

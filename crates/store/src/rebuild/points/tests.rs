@@ -1,3 +1,5 @@
+//! What a rebuild decides of points, by records and pages made up.
+
 use std::time::Duration;
 
 use backstop_core::{
