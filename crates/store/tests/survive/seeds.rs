@@ -18,11 +18,21 @@ pub(crate) fn watch(seed: u64) -> Seeded {
     Seeded { seed }
 }
 
-/// The seeds to run: the one that `BACKSTOP_SEED` names, or the first `count`.
+/// The seeds to run: the one that `BACKSTOP_SEED` names, or `count` of them from
+/// `BACKSTOP_FIRST_SEED` on, so that a soak can go on where another ended.
 pub(crate) fn seeds(count: u64) -> Vec<u64> {
-    match std::env::var("BACKSTOP_SEED") {
-        Ok(seed) => vec![seed.parse().expect("BACKSTOP_SEED is a number")],
-        Err(_) => (1..=count).collect(),
+    let number = |name: &str| {
+        let text = std::env::var(name).ok()?;
+        Some(
+            text.parse::<u64>()
+                .unwrap_or_else(|_| panic!("{name} is a number")),
+        )
+    };
+    match number("BACKSTOP_SEED") {
+        Some(seed) => vec![seed],
+        None => (number("BACKSTOP_FIRST_SEED").unwrap_or(1)..)
+            .take(usize::try_from(count).unwrap())
+            .collect(),
     }
 }
 
