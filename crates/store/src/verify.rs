@@ -16,7 +16,7 @@ use backstop_core::{
     ByteCount, ChunkDigest, Error, ErrorKind, Monitor, Progress, Result, VerifyOptions,
     VerifyReport,
 };
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::catalog::{Batch, VERIFIED};
 use crate::failure;
@@ -44,7 +44,11 @@ struct Checked {
     begins_well: bool,
 }
 
-/// A verification under way.
+/// How many packs are read at once: while the last parts of one are checked, the
+/// first of the next are read.
+const PACKS_AT_ONCE: usize = 2;
+
+/// A verification under way, or what it finds of one pack.
 struct Run<'a> {
     vault: &'a Arc<Vault>,
     report: VerifyReport,
@@ -62,12 +66,7 @@ pub(crate) async fn verify(
     let _read = vault.reading.begin();
     let began = vault.clock.now();
     let packs = vault.listed_packs().await?;
-    let mut run = Run {
-        vault,
-        report: VerifyReport::default(),
-        damaged: Vec::new(),
-        broken: Vec::new(),
-    };
+    let mut run = Run::new(vault);
     for (_, record) in &packs {
         run.report.all.add(record.bytes);
     }
@@ -86,16 +85,27 @@ pub(crate) async fn verify(
     let (before, after) = packs.split_at(start);
     let mut next = None;
     let mut ended = Ok(());
-    for (number, record) in after.iter().chain(before) {
+    let order = [after, before].concat();
+    let numbers: Vec<u64> = order.iter().map(|(number, _)| *number).collect();
+    let mut looking = stream::iter(order)
+        .map(|(number, record)| async move {
+            let mut run = Run::new(vault);
+            run.pack(number, &record).await.map(|()| run)
+        })
+        .buffered(PACKS_AT_ONCE);
+    for number in numbers {
         let late = options
             .most_time
             .is_some_and(|most| vault.clock.now().since(began) >= most);
         run.report.is_partial |= late;
-        next = Some(*number);
+        next = Some(number);
         if late || run.report.packs.bytes.0 >= share {
             break;
         }
-        run.pack(*number, record).await?;
+        let Some(looked) = looking.try_next().await? else {
+            break;
+        };
+        run.absorb(looked);
         next = None;
         ended = monitor.tell_progress(Progress {
             done: ByteCount(run.report.packs.bytes.0.min(share)),
@@ -106,6 +116,7 @@ pub(crate) async fn verify(
             break;
         }
     }
+    drop(looking);
     if vault.catalog.is_owner() {
         // If all of it was seen, the next one begins where this one did.
         keep(vault, next.unwrap_or(from)).await?;
@@ -129,7 +140,33 @@ pub(crate) async fn verify(
     Ok(report)
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(vault: &'a Arc<Vault>) -> Self {
+        Self {
+            vault,
+            report: VerifyReport::default(),
+            damaged: Vec::new(),
+            broken: Vec::new(),
+        }
+    }
+
+    /// Takes what was found of one pack.
+    fn absorb(&mut self, other: Self) {
+        let (report, found) = (&mut self.report, other.report);
+        report.frames += found.frames;
+        report.damaged += found.damaged;
+        report.damaged_tables += found.damaged_tables;
+        for (all, one) in [
+            (&mut report.packs, found.packs),
+            (&mut report.unavailable, found.unavailable),
+        ] {
+            all.count += one.count;
+            all.bytes = all.bytes.saturating_add(one.bytes);
+        }
+        self.damaged.extend(other.damaged);
+        self.broken.extend(other.broken);
+    }
+
     /// Reads one pack. What can't be read now, for whatever reason, is no
     /// damage, and holds up none of the others; but a newer format is nothing
     /// to go around.
