@@ -1,11 +1,12 @@
 //! The vault of a simulation, its owners, the weather, and what happened.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backstop_core::{CpuPool, Error, ErrorKind, ManualClock, NoMonitor, RebuildOptions};
+use backstop_core::{CpuPool, Error, ErrorKind, ManualClock, NoMonitor, PointId, RebuildOptions};
 use backstop_store::{Credential, DedupStore, DedupStoreBuilder, Takeover, VaultSettings};
 use object_store::ObjectStore;
 
@@ -144,6 +145,9 @@ pub(super) struct World {
     pub(super) crowning: tokio::sync::Mutex<()>,
     /// Machines that are not done.
     pub(super) busy: Cell<usize>,
+    /// Points that a rebuild brought back though their commit failed half way:
+    /// never reported, and not whole.
+    pub(super) half_made: RefCell<HashSet<PointId>>,
     /// How often the clock was set.
     pub(super) jumps: Cell<u64>,
     pub(super) tally: RefCell<Tally>,
@@ -191,6 +195,16 @@ impl World {
         what(&mut self.tally.borrow_mut());
     }
 
+    fn was_reported(&self, id: PointId) -> bool {
+        let histories = self.histories.borrow();
+        let mut known = histories.iter().flat_map(|history| history.known().points);
+        known.any(|kept| kept.id == id)
+    }
+
+    pub(super) fn is_half_made(&self, id: PointId) -> bool {
+        self.half_made.borrow().contains(&id)
+    }
+
     /// What happened in all.
     pub(super) fn tally(&self) -> Tally {
         let mut tally = self.tally.borrow().clone();
@@ -213,6 +227,10 @@ impl World {
                 let rebuilt = self.builder().rebuild(&options, &NoMonitor).await;
                 rebuilt.map(|(vault, report)| {
                     assert!(report.lost.is_empty(), "{report:?}");
+                    for (_, id) in &report.damaged {
+                        assert!(!self.was_reported(*id), "{id}: {report:?}");
+                        self.half_made.borrow_mut().insert(*id);
+                    }
                     self.count(|tally| tally.rebuilds += 1);
                     vault
                 })
