@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use backstop_core::{
     ByteCount, ByteOffset, Clock, CollectOptions, ErrorKind, FoldOptions, Maintenance, NoMonitor,
-    PointId, RecoveryStore, ReplicateOptions, Result, StreamName, Timestamp, VerifyOptions,
+    PointId, RecoveryStore, ReplicaState, ReplicateOptions, Result, StreamName, Timestamp,
+    VerifyOptions,
 };
 use backstop_store::DedupStore;
 
@@ -133,6 +134,11 @@ pub(super) async fn settle(world: &World, actor: &mut Actor, vault: &DedupStore)
         let kept = unreported.find(|kept| kept.id == newest);
         let kept = kept.unwrap_or_else(|| panic!("{newest} came from nowhere"));
         actor.history.change(|known| known.points.push(kept));
+    }
+    if newest.is_some_and(|newest| world.is_half_made(newest)) {
+        // As a check ends it; what follows starts from the point before.
+        let name = &actor.machine.name;
+        vault.set_state(name, ReplicaState::Consistent).await?;
     }
     if !back.is_empty() {
         vault.expire(&back).await?;

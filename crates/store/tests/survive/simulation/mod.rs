@@ -18,8 +18,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use backstop_core::{
-    CollectOptions, Deduplication, ErrorKind, Maintenance, ManualClock, NoMonitor, Timestamp,
-    VerifyOptions,
+    CollectOptions, Deduplication, ErrorKind, Maintenance, ManualClock, NoMonitor, RecoveryStore,
+    Timestamp, VerifyOptions,
 };
 use backstop_store::DedupStore;
 use futures::future::join_all;
@@ -98,6 +98,13 @@ async fn end(world: &World, actors: Vec<Actor>, second: &DedupStore) {
     let (vault, _) = world.owner();
     for mut actor in actors {
         settle(world, &mut actor, &vault).await.unwrap();
+        let points = vault.points(&actor.machine.name).await.unwrap();
+        if points.iter().any(|point| world.is_half_made(point.id)) {
+            // What follows it lets it go.
+            let (random, machine) = (&mut actor.random, &mut actor.machine);
+            actor.history.protect_one(&vault, random, machine).await;
+            settle(world, &mut actor, &vault).await.unwrap();
+        }
         actor.history.check(&vault).await;
     }
     let collected = vault.collect(&CollectOptions::default(), &NoMonitor).await;
