@@ -51,6 +51,11 @@ pub(crate) fn refuses_writes(error: &AnyError) -> bool {
     causes(error).any(|cause| says_full(cause) || says_refused(cause))
 }
 
+/// Whether an error tells that we have no right to what was asked for.
+pub(crate) fn refuses_access(error: &AnyError) -> bool {
+    causes(error).any(says_refused)
+}
+
 /// Whether a cause says that an object may not be deleted: nobody may, as it is
 /// locked, or whoever asks may not.
 fn says_kept(cause: &AnyError) -> bool {

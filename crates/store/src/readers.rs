@@ -17,9 +17,10 @@ pub(crate) mod watched;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use backstop_core::{ErrorKind, Result, Timestamp};
+use backstop_core::{Error, ErrorKind, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::failure;
 use crate::place::Place;
 use crate::record;
 use lock::Lock;
@@ -66,12 +67,15 @@ pub(crate) async fn registered(place: &Place, now: Timestamp) -> Result<Vec<Stri
             alive.push(object);
             continue;
         }
-        let bytes = match place.get(&object).await {
-            Ok(bytes) => bytes,
+        let reader = match place.get(&object).await {
+            Ok(bytes) => record::decode::<ReaderRecord>("a reader's registration", &bytes),
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            // Another user's.
+            Err(error) if failure::refuses_access(&error) => {
+                Err(Error::new(ErrorKind::Unsupported, object.clone()))
+            }
             Err(error) => return Err(error),
         };
-        let reader = record::decode::<ReaderRecord>("a reader's registration", &bytes);
         let is_alive = match reader {
             Ok(reader) if reader.locked && matches!(lock, Lock::Ours(_)) => false,
             Ok(reader) if reader.renewed.since(now) <= EXPIRY => {

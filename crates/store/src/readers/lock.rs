@@ -2,6 +2,7 @@
 //! lives.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use backstop_core::{Error, Result};
@@ -17,7 +18,7 @@ pub(super) enum Lock {
     Held,
     /// We, as nobody had it, until this is dropped.
     Ours(#[allow(dead_code, reason = "it is held")] File),
-    /// There are none here, so that this tells nothing.
+    /// There are none here, or none that we may ask for, so that this tells nothing.
     None,
 }
 
@@ -27,9 +28,18 @@ pub(super) fn find(place: &Place, object: &str) -> Result<Lock> {
         return Ok(Lock::None);
     };
     let path = folder.join(object);
-    let file = match OpenOptions::new().read(true).write(true).open(&path) {
+    // For reading only: that is enough for the lock, and another user's may not be
+    // written. What may not even be read is judged by its time.
+    let file = match File::open(&path) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Lock::None),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::PermissionDenied
+            ) =>
+        {
+            return Ok(Lock::None);
+        }
         Err(error) => return Err(failure::of_io(&path, error)),
     };
     Ok(match file.try_lock() {
@@ -61,7 +71,7 @@ pub(super) fn take(folder: &Path, name: impl Fn() -> Result<String>) -> Result<O
                 tracing::debug!(%error, "a reader can't lock its registration");
                 let removed = std::fs::remove_file(&path);
                 return match removed {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(error) if error.kind() != ErrorKind::NotFound => {
                         Err(failure::of_io(&path, error))
                     }
                     _ => Ok(None),

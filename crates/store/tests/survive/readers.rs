@@ -1,6 +1,7 @@
 //! Readers beside an owner: they see old points as long as they live, and
 //! change nothing.
 
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use crate::faults::{Action, FaultyStore, Policy, Request};
 use crate::history::{History, holds};
 use crate::images::Machine;
+use crate::rights::{demand, is_left_out};
 
 /// Notes every request that would change something.
 #[derive(Debug, Default)]
@@ -266,6 +268,63 @@ async fn a_reader_of_local_files_holds_space_as_long_as_it_lives_and_no_longer()
     let left = std::fs::read_dir(folder.path().join("readers")).unwrap();
     assert_eq!(left.count(), 0);
     lab.history.check(&owner).await;
+}
+
+/// What another user has registered may not be written, and perhaps not be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_users_registration_holds_up_no_collection() {
+    const AS_ANOTHER: &str = "BACKSTOP_TEST_AS_ANOTHER_USER";
+    if std::env::var_os(AS_ANOTHER).is_none() {
+        // All is allowed to root, so this is run by somebody else.
+        if is_left_out("setpriv") {
+            return;
+        }
+        let test = "readers::another_users_registration_holds_up_no_collection";
+        let ended = std::process::Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(AS_ANOTHER, "1")
+            .output();
+        let ended = demand("setpriv", ended.map_err(|error| error.to_string()));
+        let said = String::from_utf8_lossy(&ended.stdout);
+        let complained = String::from_utf8_lossy(&ended.stderr);
+        assert!(
+            ended.status.success() && said.contains("1 passed"),
+            "as another user it failed:\n{said}\n{complained}"
+        );
+        return;
+    }
+    for (mode, holds) in [(0o444, false), (0o000, true)] {
+        let mut lab = Aging::new(7, NOW);
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().to_str().unwrap().to_owned();
+        let owner = lab.timed(DedupStore::at(&place)).create().await.unwrap();
+        lab.fill(&owner).await;
+        lab.expire(&owner).await;
+        let readers = folder.path().join("readers");
+        std::fs::create_dir_all(&readers).unwrap();
+        let registration = readers.join("0000000000000001.json");
+        let locked = format!(
+            r#"{{"format":0,"process":1,"renewed":{},"locked":true}}"#,
+            NOW.0
+        );
+        std::fs::write(&registration, locked).unwrap();
+        let rights = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&registration, rights).unwrap();
+        assert!(
+            std::fs::File::options()
+                .write(true)
+                .open(&registration)
+                .is_err()
+        );
+        let report = lab.history.collect(&owner).await.unwrap();
+        assert_eq!(report.readers, u64::from(holds), "{report:?}");
+        assert_eq!(report.deleted.count == 0, holds, "{report:?}");
+        assert_eq!(registration.exists(), holds);
+        lab.history.check(&owner).await;
+        owner.close().await.unwrap();
+    }
 }
 
 /// A suspended machine wakes, and what it reads is gone: that is no damage.
