@@ -217,9 +217,14 @@ impl NodeSource for NewNodes {
 }
 
 impl NewNodes {
-    /// Adds a node that the vault can't hold, since it names a chunk which the
-    /// vault lacked: there is no need to look for it.
-    pub(crate) fn put_new(&self, node: Node) -> Result<ChunkDigest> {
+    /// Adds a node that names a chunk which was stored just now. It is new, so there
+    /// is no need to look for it, but where the chunk was bad, condemned, or stored by
+    /// another since: then the node is stored twice, which is harmless. A check heals,
+    /// and so looks.
+    pub(crate) async fn put_new(&self, node: Node) -> Result<ChunkDigest> {
+        if self.met.is_some() {
+            return self.put(node).await;
+        }
         let frame = raw_frame(Content::Node, node.encode())?;
         Ok(self.add(node, frame))
     }
@@ -258,5 +263,43 @@ impl NodeStore for NewNodes {
 
     fn is_lost(&self, digest: &ChunkDigest) -> bool {
         self.met().is_some_and(|met| met.get(digest) == Some(&true))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use backstop_core::{RegionMap, SliceContent};
+
+    use super::*;
+    use crate::DedupStore;
+    use crate::pack::name::PackKind;
+
+    /// A check sends bad chunks again, and mostly the maps that name them are there.
+    #[tokio::test]
+    async fn a_check_does_not_store_what_is_there() {
+        let store = DedupStore::create("memory://").await.unwrap();
+        let vault = &store.vault;
+        let content = SliceContent::Chunk {
+            digest: ChunkDigest::of(b"a chunk"),
+            skip: 0,
+        };
+        let mut map = RegionMap::new();
+        let piece = backstop_core::Piece {
+            start: 0,
+            length: 7,
+            content: backstop_core::PieceContent::Data(content),
+        };
+        map.overlay(&[piece]).unwrap();
+        let node = Node::Leaf(map);
+        let frame = raw_frame(Content::Node, node.encode()).unwrap();
+        let writer = vault.writer().unwrap();
+        writer.append(PackKind::Map, vec![frame], ()).await.unwrap();
+        writer.finish_all().await.unwrap();
+        for is_check in [true, false] {
+            let nodes = NewNodes::new(Arc::clone(&vault.nodes), is_check);
+            nodes.put_new(node.clone()).await.unwrap();
+            assert_eq!(nodes.waiting() == 0, is_check);
+        }
+        store.close().await.unwrap();
     }
 }

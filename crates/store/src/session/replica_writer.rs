@@ -85,7 +85,7 @@ impl ReplicaWriter for Session {
         } else if lacking.is_empty() {
             Some(self.nodes.put(Node::Leaf(map)).await?)
         } else {
-            Some(self.nodes.put_new(Node::Leaf(map))?)
+            Some(self.nodes.put_new(Node::Leaf(map)).await?)
         };
         let run = {
             let mut state = self.state.lock().await;
