@@ -14,10 +14,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use backstop_core::{ErrorKind, Objects, Result};
-use bytes::Bytes;
-use futures::future::{join_all, try_join_all};
+use futures::future::join_all;
 
-use super::copies::{self, Frame};
+use super::copies::{self, Frame, Other, Placed};
+use super::entries::{AT_ONCE, Said, entries_of};
 use super::inventory::Inventory;
 use super::{Judged, Run};
 use crate::catalog::{Batch, CONDEMNED, PACKS, numbered_key, pack_number};
@@ -31,9 +31,6 @@ use crate::vault::Vault;
 
 /// How many packs are deleted after one flush.
 const TOGETHER: usize = 16;
-
-/// How many entries of the index are looked at while nobody else changes it.
-const AT_ONCE: usize = 256;
 
 /// What a frame that is remembered may take here, in bytes.
 const FRAME: u64 = 256;
@@ -62,6 +59,12 @@ pub(super) async fn condemned(
     while let Some((key, value)) = entries.next().await? {
         let condemned: CondemnedPack = record::decode("the record of a condemned pack", &value)?;
         all.push((pack_number(&key)?, condemned));
+    }
+    if all.is_empty() {
+        run.report.waiting = Objects::default();
+        run.report.locked = Objects::default();
+        run.report.readers = 0;
+        return Ok(());
     }
     // After what was condemned: who is not among them began later.
     let alive = readers::registered(&vault.place, vault.clock.now()).await?;
@@ -117,9 +120,12 @@ pub(super) async fn condemned(
         // Where these are is found out for all of them at once: it may take the
         // tables of all packs that were passed over.
         let named = doomed.iter().flat_map(|pack| &pack.named).copied();
-        let others = copies::others(vault, inventory, judged, named.collect()).await?;
         let spare = doomed.iter().flat_map(|pack| &pack.spare).copied();
-        copies::rescue(vault, inventory, judged, spare.collect()).await?;
+        let (named, spare) = (named.collect(), spare.collect());
+        let Some(others) = copies::others(run, inventory, judged, named, spare).await? else {
+            run.report.is_partial = true;
+            break;
+        };
         for packs in doomed.chunks(TOGETHER) {
             if run.is_spent() {
                 run.report.is_partial = true;
@@ -145,11 +151,9 @@ async fn gather(
     for (number, record) in free {
         let (mut named, mut spare) = (Vec::new(), Vec::new());
         if let Some(record) = &record {
-            run.report.requests += 1;
-            match frames(vault, number, record).await {
+            match frames(run, number, record).await {
                 Ok(frames) => {
                     (named, spare) = naming(vault, number, frames).await?;
-                    spare.retain(|((content, digest), _)| vault.index.is_bad(*content, digest));
                 }
                 Err(error) => {
                     // It must not hold up the others.
@@ -182,21 +186,21 @@ async fn pack_record(vault: &Vault, number: u64) -> Result<Option<PackRecord>> {
 }
 
 /// Deletes packs, each with what the catalog tells of it.
-async fn delete(
-    run: &mut Run<'_>,
-    packs: &[Doomed],
-    others: &HashMap<Frame, Location>,
-) -> Result<()> {
+async fn delete(run: &mut Run<'_>, packs: &[Doomed], others: &HashMap<Frame, Other>) -> Result<()> {
     let vault = run.vault;
     let numbers: Vec<u64> = packs.iter().map(|pack| pack.number).collect();
     let named: Vec<Frame> = packs
         .iter()
         .flat_map(|pack| pack.named.iter().map(|(frame, _)| *frame))
         .collect();
+    let mut settled = Vec::new();
     for frames in named.chunks(AT_ONCE) {
-        release(vault, &numbers, frames, others).await?;
+        settled.extend(release(vault, &numbers, frames, others).await?);
     }
     vault.catalog.flush().await?;
+    for frame in &settled {
+        vault.index.forget_bad(frame).await;
+    }
     vault.index.forget(&numbers);
     let objects = packs.iter().filter_map(|pack| {
         let record = pack.record.as_ref()?;
@@ -240,7 +244,9 @@ const FOLDER: &str = "packs";
 
 /// The frames of a pack. Of one whose table is damaged, those that can be read:
 /// what the index says of others stays, and is found to be wrong by who asks.
-async fn frames(vault: &Vault, number: u64, record: &PackRecord) -> Result<Vec<(Frame, Location)>> {
+async fn frames(run: &mut Run<'_>, number: u64, record: &PackRecord) -> Result<Placed> {
+    let vault = run.vault;
+    run.report.requests += 1;
     let frame = |entry: &TableEntry| {
         let frame = (entry.header.content, entry.digest);
         (frame, Location::of(number, entry))
@@ -253,72 +259,90 @@ async fn frames(vault: &Vault, number: u64, record: &PackRecord) -> Result<Vec<(
             let tail = FOOTER_LENGTH as u64 + u64::from(record.table_bytes);
             let end = record.bytes.saturating_sub(tail);
             let found = salvage::frames(&vault.reader, &pack, end, &vault.codecs).await?;
+            run.report.requests += found.len() as u64 * salvage::REQUESTS;
             let whole = found.iter().filter_map(|found| match found {
                 Salvaged::Whole(entry) => Some(frame(entry)),
                 Salvaged::Damaged(_) => None,
             });
-            Ok(whole.collect())
+            Ok(with_bad(vault, number, whole.collect()).await?)
         }
         // Its object went before a crash.
         Err(error) if error.kind() == ErrorKind::NotFound => {
             vault.reader.store.check_vault().await?;
-            Ok(Vec::new())
+            with_bad(vault, number, Vec::new()).await
         }
         Err(error) => Err(error),
     }
 }
 
-type Placed = Vec<(Frame, Location)>;
+/// Adds, to the frames of a pack that can be read, those that are known to be bad
+/// and of which the index says that they stand there: what is known of them goes
+/// with the pack.
+async fn with_bad(vault: &Vault, number: u64, mut whole: Placed) -> Result<Placed> {
+    for frames in vault.index.bad_frames().chunks(AT_ONCE) {
+        for (frame, entry) in frames.iter().zip(entries_of(vault, frames).await?) {
+            if let Said::At(at) = entry.said()
+                && at.pack == number
+                && !whole.iter().any(|(known, _)| known == frame)
+            {
+                whole.push((*frame, at));
+            }
+        }
+    }
+    Ok(whole)
+}
 
-/// Parts the frames of a pack into those whose entries name it and those whose
-/// entries name another.
+/// Parts the frames of a pack into those whose entries name it, or nothing that can
+/// be read, and those that are known to be bad where their entries name them.
 async fn naming(vault: &Vault, number: u64, frames: Placed) -> Result<(Placed, Placed)> {
+    let is_bad = |frame: &Frame| vault.index.is_marked_bad(frame.0, &frame.1);
     let (mut naming, mut others) = (Vec::new(), Vec::new());
     for placed in frames.chunks(AT_ONCE) {
         let names: Vec<Frame> = placed.iter().map(|(frame, _)| *frame).collect();
         for (placed, entry) in placed.iter().zip(entries_of(vault, &names).await?) {
-            match entry {
-                Some((_, at)) if at.pack == number => naming.push((placed.0, at)),
-                Some(_) => others.push(*placed),
-                None => {}
+            match entry.said() {
+                Said::At(at) if at.pack == number => naming.push((placed.0, at)),
+                Said::At(_) if is_bad(&placed.0) => others.push(*placed),
+                Said::At(_) => {}
+                Said::Unreadable => naming.push(*placed),
+                // What is known of it goes with the last copy.
+                Said::Nothing if is_bad(&placed.0) => naming.push(*placed),
+                Said::Nothing => {}
             }
         }
     }
     Ok((naming, others))
 }
 
-/// The entries of frames: their keys, and where they say that they stand.
-pub(super) async fn entries_of(
-    vault: &Vault,
-    frames: &[Frame],
-) -> Result<Vec<Option<([u8; 17], Location)>>> {
-    let asked = frames.iter().map(|(content, digest)| async move {
-        let key = vault.catalog.chunk_key(*content, digest);
-        let value: Option<Bytes> = vault.catalog.get(&key).await?;
-        let location = value.and_then(|value| Location::decode(&value).ok());
-        Ok(location.map(|location| (key, location)))
-    });
-    try_join_all(asked).await
-}
-
 /// Sees to it that the entries of frames name none of these packs: they name
-/// another copy, or go. Entries that name other packs by now stay.
+/// another copy, or go. Entries that name other packs by now stay. Gives the frames
+/// of which nothing bad is left, once this is durable.
 async fn release(
     vault: &Vault,
     packs: &[u64],
     frames: &[Frame],
-    others: &HashMap<Frame, Location>,
-) -> Result<()> {
+    others: &HashMap<Frame, Other>,
+) -> Result<Vec<Frame>> {
     let _index = vault.writer()?.hold_index().await;
     let mut batch = Batch::default();
+    let mut settled = Vec::new();
     for (frame, entry) in frames.iter().zip(entries_of(vault, frames).await?) {
-        let Some((key, at)) = entry else { continue };
-        if packs.contains(&at.pack) {
-            match others.get(frame) {
-                Some(other) => batch.put(&key, &other.encode()),
-                None => batch.delete(&key),
-            }
+        if let Said::At(at) = entry.said()
+            && !packs.contains(&at.pack)
+        {
+            continue;
+        }
+        let other = others.get(frame);
+        match other {
+            Some(Other::Whole(at) | Other::Damaged(at)) => batch.put(&entry.key, &at.encode()),
+            Some(Other::Needless) | None => batch.delete(&entry.key),
+        }
+        if matches!(other, Some(Other::Whole(_)) | None) {
+            // In one step, or a crash would leave for ever that it is bad.
+            batch.delete(&vault.catalog.bad_key(frame.0, &frame.1));
+            settled.push(*frame);
         }
     }
-    vault.catalog.write(batch).await
+    vault.catalog.write(batch).await?;
+    Ok(settled)
 }

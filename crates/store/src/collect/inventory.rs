@@ -166,6 +166,11 @@ impl Inventory {
         })
     }
 
+    /// Whether this is a pack whose table could not be read.
+    pub(super) fn is_unreadable(&self, pack: u64) -> bool {
+        self.unreadable.iter().any(|(number, _)| *number == pack)
+    }
+
     pub(super) fn place(&self, at: u32) -> Place {
         self.places[at as usize]
     }
@@ -209,6 +214,13 @@ impl Inventory {
         let marks = self.of(content);
         let copies = self.copies(content, digest, None);
         copies.map(move |entry| self.pack_of(content, marks.place(entry)).number)
+    }
+
+    /// Where the copies of a map's frame stand.
+    pub(super) fn places(&self, content: Content, digest: &ChunkDigest) -> Vec<Place> {
+        let marks = self.of(content);
+        let copies = self.copies(content, digest, None);
+        copies.map(|entry| self.place(marks.place(entry))).collect()
     }
 
     /// The packs that hold a frame of which there are several copies.

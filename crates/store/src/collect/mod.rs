@@ -22,6 +22,7 @@ mod condemn;
 mod copies;
 mod delete;
 mod dispensable;
+mod entries;
 mod holds;
 pub(crate) mod inventory;
 mod locks;
@@ -44,6 +45,7 @@ use crate::ledger;
 use crate::record::PackRecord;
 use crate::removal;
 use crate::vault::Vault;
+use copies::Mended;
 use inventory::Inventory;
 use roots::{Gone, Roots};
 
@@ -157,7 +159,7 @@ async fn give_back(
     }
     mark(&mut run, &inventory, &gone).await?;
     if !options.dry_run {
-        copies::mend(&mut run, &inventory).await?;
+        copies::mend(&mut run, &inventory, Mended::All).await?;
     }
     let dropped = condemn::dead(&mut run, &inventory).await?;
     rewrite::worthwhile(&mut run, &inventory, &dropped).await?;
@@ -192,23 +194,41 @@ async fn give_up(run: &mut Run<'_>) -> Result<Gone> {
     Ok(Gone { points, unfinished })
 }
 
-/// So often maps that can't be read are forgotten, and all is judged anew.
+/// Sees to it that the index names whole copies of maps; tells whether any was
+/// mended. A dry run changes nothing.
+async fn mend_maps(run: &mut Run<'_>, inventory: &Inventory) -> Result<bool> {
+    if run.options.dry_run {
+        return Ok(false);
+    }
+    let mended = copies::mend(run, inventory, Mended::Maps).await?;
+    Ok(mended > 0)
+}
+
+/// So often maps that can't be read are mended or forgotten, and all is judged anew.
 const ROUNDS: usize = 4;
 
 /// Marks everything that is needed.
 async fn mark(run: &mut Run<'_>, inventory: &Arc<Inventory>, gone: &Gone) -> Result<()> {
     let vault = run.vault;
     let dry_run = run.options.dry_run.then_some(gone);
+    mend_maps(run, inventory).await?;
     let unmarked = inventory.walked();
     for _ in 0..ROUNDS {
         // Who came meanwhile may stand on what was forgotten: nothing that an
         // earlier round found counts.
         inventory.walk_back(&unmarked);
         let roots = Roots::find(vault, dry_run).await?;
-        let walked = walk::mark(vault, inventory, &roots).await?;
+        let walked = walk::walk(vault, inventory, &roots).await?;
         run.report.roots = roots.count;
         run.report.nodes = walked.nodes;
         run.report.requests += walked.requests;
+        if let Err(lost) = walk::found_all(&walked, &roots) {
+            // What was found to be bad only now may have another copy.
+            if mend_maps(run, inventory).await? {
+                continue;
+            }
+            return Err(lost);
+        }
         let lost = dispensable::mark(run, inventory, &roots).await?;
         if lost.is_empty() {
             return Ok(());
@@ -218,7 +238,9 @@ async fn mark(run: &mut Run<'_>, inventory: &Arc<Inventory>, gone: &Gone) -> Res
             run.report.given_up += unfinished.count() as u64;
             return Ok(());
         }
-        run.report.given_up += dispensable::forget(vault, &lost).await?;
+        if !mend_maps(run, inventory).await? {
+            run.report.given_up += dispensable::forget(vault, &lost).await?;
+        }
     }
     Err(Error::unavailable(
         "maps of the vault that can't be read came and went while it was collected; nothing was \

@@ -215,8 +215,7 @@ async fn rewrite(
         run.report.requests += 1;
         let frames = match read(vault, &pack, span, frames).await {
             Err(error) if failure::is_damage(&error) => {
-                run.report.requests += 1;
-                mark_bad(vault, held.number, &live).await?;
+                mark_bad(run, held.number, &live).await?;
                 return Ok(Err(error));
             }
             frames => frames?,
@@ -229,8 +228,10 @@ async fn rewrite(
 
 /// Finds out which of these frames of a pack are bad, so that the next run does
 /// not read it again in vain.
-async fn mark_bad(vault: &Vault, number: u64, entries: &[&TableEntry]) -> Result<()> {
+async fn mark_bad(run: &mut Run<'_>, number: u64, entries: &[&TableEntry]) -> Result<()> {
+    let vault = run.vault;
     for entry in entries {
+        run.report.requests += 1;
         let (content, digest) = (entry.header.content, &entry.digest);
         let at = Location::of(number, entry);
         let read = vault.reader.read_at(content, digest, at, &vault.codecs);

@@ -124,17 +124,12 @@ struct Walk<'a> {
     walked: Walked,
 }
 
-/// Marks what the roots need.
+/// Whether a walk from these roots has found all maps.
 ///
 /// # Errors
-/// [`Corrupt`](backstop_core::ErrorKind::Corrupt) if a map can't be read: what
-/// it needs is not known.
-pub(super) async fn mark(
-    vault: &Arc<Vault>,
-    inventory: &Arc<Inventory>,
-    roots: &Roots,
-) -> Result<Walked> {
-    let walked = walk(vault, inventory, roots).await?;
+/// [`Corrupt`](backstop_core::ErrorKind::Corrupt) if one can't be read: what it
+/// needs is not known.
+pub(super) fn found_all(walked: &Walked, roots: &Roots) -> Result<()> {
     let nodes = walked.missing.iter();
     let nodes = nodes.filter(|(content, _)| *content == Content::Node);
     let named = nodes.map(|(_, digest)| format!("map node {digest}"));
@@ -146,7 +141,7 @@ pub(super) async fn mark(
         .take(NAMED)
         .collect();
     match walked.lost + roots.lost.len() as u64 {
-        0 => Ok(walked),
+        0 => Ok(()),
         lost => Err(Error::corrupt(format!(
             "{lost} of the vault's maps can't be read, so what they need is not known and nothing is \
              given back; check their sources, so that they are healed, or expire the points that \
@@ -213,7 +208,7 @@ impl Walk<'_> {
                 .collect();
             let located = self.vault.index.locate_indexed(content, &digests).await?;
             for (digest, location) in digests.iter().zip(located) {
-                let is_bad = self.vault.index.is_bad(content, digest);
+                let is_bad = self.vault.index.is_marked_bad(content, digest);
                 let pack = location.map(|at| at.pack).filter(|_| !is_bad);
                 let mut reached = self.inventory.reach_copy(content, digest, pack);
                 if reached == Reached::Elsewhere {
@@ -323,12 +318,37 @@ impl Walk<'_> {
         match bytes.and_then(|bytes| Node::decode(&bytes)) {
             Ok(node) => found.add_node(self.inventory, &node),
             Err(error) if failure::is_damage(&error) => {
-                self.walked.lost += 1;
-                self.walked.missing.push((Content::Node, *digest));
+                if !self.read_copy(digest, found).await? {
+                    self.walked.lost += 1;
+                    self.walked.missing.push((Content::Node, *digest));
+                }
             }
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Reads a node that is damaged where the index says that it stands from
+    /// another pack, if it is whole in one: the index will be mended.
+    async fn read_copy(&mut self, digest: &ChunkDigest, found: &mut Found) -> Result<bool> {
+        let (vault, inventory) = (self.vault, self.inventory);
+        for place in inventory.places(Content::Node, digest) {
+            let span = Span {
+                pack: place.pack,
+                start: place.offset,
+                end: place.offset + u64::from(place.length),
+                nodes: vec![(place.offset, place.length)],
+            };
+            self.walked.requests += 1;
+            let (_, read) = read_span(vault, inventory, span).await?;
+            if read.damaged.is_empty() {
+                let number = inventory.packs[place.pack as usize].number;
+                inventory.reach_copy(Content::Node, digest, Some(number));
+                found.absorb(read);
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -10,6 +10,9 @@ use super::reader::PackReader;
 use super::table::{HEADER_LENGTH, TableEntry};
 use crate::failure;
 
+/// How many requests each frame costs.
+pub(crate) const REQUESTS: u64 = 2;
+
 /// A frame that was found without a table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Salvaged {

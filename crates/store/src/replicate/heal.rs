@@ -42,6 +42,10 @@ impl DedupStore {
         let _read = other.vault.reading.begin();
         let mut report = HealReport::default();
         for (content, digest) in vault.index.bad_frames() {
+            if !vault.index.is_bad(content, &digest) {
+                // Somebody else is storing it anew.
+                continue;
+            }
             let frame = match content {
                 Content::Chunk => read_chunk(&other.vault, &digest)
                     .await

@@ -105,15 +105,16 @@ impl Index {
         self.lock().is_bad(content, digest)
     }
 
-    /// The frames that are known to be unreadable, in order.
+    /// The same, even if another copy is under way: until that is durable, it may
+    /// be lost, and the others must not be.
+    pub(crate) fn is_marked_bad(&self, content: Content, digest: &ChunkDigest) -> bool {
+        self.lock().bad.contains(&(content, *digest))
+    }
+
+    /// The frames that are known to be unreadable, even if other copies are under
+    /// way, in order.
     pub(crate) fn bad_frames(&self) -> Vec<Frame> {
-        let state = self.lock();
-        let mut bad: Vec<_> = state
-            .bad
-            .all()
-            .filter(|frame| !state.pending.contains_key(*frame))
-            .copied()
-            .collect();
+        let mut bad: Vec<_> = self.lock().bad.all().copied().collect();
         bad.sort_unstable();
         bad
     }
