@@ -83,7 +83,10 @@ pub(crate) async fn registered(place: &Place, now: Timestamp) -> Result<Vec<Stri
             }
             Err(error) if error.kind() == ErrorKind::Corrupt => false,
             _ => {
-                let written = place.written(&object).await?;
+                let written = match lock::written(place, &object)? {
+                    Some(written) => Some(written),
+                    None => place.written(&object).await?,
+                };
                 written.is_some_and(|written| now.since(written) <= UNREADABLE_EXPIRY)
             }
         };

@@ -4,8 +4,9 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
-use backstop_core::{Error, Result};
+use backstop_core::{Error, Result, Timestamp};
 
 use super::READERS;
 use crate::failure;
@@ -50,6 +51,23 @@ pub(super) fn find(place: &Place, object: &str) -> Result<Lock> {
             Lock::None
         }
     })
+}
+
+/// When a registration on local files was written, which needs no right to read it.
+pub(super) fn written(place: &Place, object: &str) -> Result<Option<Timestamp>> {
+    let Some(folder) = &place.folder else {
+        return Ok(None);
+    };
+    let path = folder.join(object);
+    let modified = std::fs::metadata(&path).and_then(|facts| facts.modified());
+    match modified {
+        Ok(modified) => {
+            let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
+            Ok(Some(Timestamp(0).after(since)))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failure::of_io(&path, error)),
+    }
 }
 
 /// Makes a registration and locks it; none where files can't be locked.
