@@ -302,12 +302,13 @@ async fn naming(vault: &Vault, number: u64, frames: Placed) -> Result<(Placed, P
         for (placed, entry) in placed.iter().zip(entries_of(vault, &names).await?) {
             match entry.said() {
                 Said::At(at) if at.pack == number => naming.push((placed.0, at)),
-                Said::At(_) if is_bad(&placed.0) => others.push(*placed),
-                Said::At(_) => {}
                 Said::Unreadable => naming.push(*placed),
-                // What is known of it goes with the last copy.
-                Said::Nothing if is_bad(&placed.0) => naming.push(*placed),
-                Said::Nothing => {}
+                said if is_bad(&placed.0) => match said {
+                    // What is known of it goes with the last copy.
+                    Said::Nothing => naming.push(*placed),
+                    _ => others.push(*placed),
+                },
+                Said::At(_) | Said::Nothing => {}
             }
         }
     }
