@@ -109,8 +109,8 @@ pub(crate) async fn commit(
         batch.delete(&vault.catalog.unfinished_key(&point.source));
         batch.delete(&vault.catalog.folded_key(&point.source));
     }
-    attempt.decide();
-    vault.commit_batch(batch).await?;
+    let decide = || attempt.decide();
+    vault.commit_deciding(batch, decide).await?;
     if let Some(written) = &ledger {
         ledger::counted(vault, written);
     }

@@ -129,7 +129,17 @@ impl Vault {
 
     /// Writes a batch and makes it durable. After an error what it changed is
     /// unknown, and the vault has to be opened again.
-    pub(crate) async fn commit_batch(&self, mut batch: Batch) -> Result<()> {
+    pub(crate) async fn commit_batch(&self, batch: Batch) -> Result<()> {
+        self.commit_deciding(batch, || ()).await
+    }
+
+    /// The same; `decide` is called just before the write. If it was not
+    /// called, nothing was written and nothing is unknown.
+    pub(crate) async fn commit_deciding(
+        &self,
+        mut batch: Batch,
+        decide: impl FnOnce() + Send,
+    ) -> Result<()> {
         if self.doubtful.load(Ordering::Acquire) {
             return Err(self.in_doubt());
         }
@@ -138,6 +148,7 @@ impl Vault {
         }
         months::keep_if_due(self, &mut batch).await;
         let doubtful = || self.doubtful.store(true, Ordering::Release);
+        decide();
         let written = self.catalog.write(batch).await;
         // It may happen yet.
         written.inspect_err(|_| doubtful())?;

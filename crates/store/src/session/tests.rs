@@ -417,3 +417,22 @@ async fn a_vault_that_is_dropped_in_a_synchronization_can_be_opened_again() {
     }
     DedupStore::open(place).await.unwrap();
 }
+
+/// What fails before the catalog is asked to write is known to have failed.
+#[tokio::test]
+async fn a_commit_is_decided_by_the_write_and_nothing_before_it() {
+    let objects = Arc::new(object_store::memory::InMemory::new());
+    let store = DedupStore::on(objects, "vault").create().await.unwrap();
+    let vault = &store.vault;
+    let mut bad = crate::catalog::Batch::default();
+    bad.put(crate::catalog::VAULT_TIME, b"no time");
+    vault.catalog.write(bad).await.unwrap();
+    let mut batch = crate::catalog::Batch::default();
+    batch.put(b"a key", b"a value");
+    let mut is_decided = false;
+    let committed = vault.commit_deciding(batch, || is_decided = true).await;
+    assert_eq!(committed.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(!is_decided, "nothing was written");
+    assert_eq!(vault.catalog.get(b"a key").await.unwrap(), None);
+    assert!(vault.writer().is_ok(), "nothing is in doubt");
+}
