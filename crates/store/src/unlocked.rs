@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use backstop_core::{ChunkDigest, Codecs, Result};
+use backstop_core::{ChunkDigest, Codecs, Error, Result};
 
-use crate::builder::{Options, PACKS};
+use crate::builder::{HEADER, Options, PACKS};
 use crate::catalog::{CONDEMNED, COUNTERS, Catalog, NEXT_PACK, PROTECTION, pack_number};
 use crate::dedup_store::DedupStore;
 use crate::failure;
@@ -75,9 +75,9 @@ impl Unlocked {
             logs::look(place, &options.clock)
         );
         let ownership = ownership?;
-        let refused = match found {
-            Ok(found) => self.refused(&found).await.map(|()| found.newest),
-            Err(error) => Err(error),
+        let refused = match (self.still_counts().await, found) {
+            (Ok(()), Ok(found)) => self.refused(&found).await.map(|()| found.newest),
+            (Err(error), _) | (_, Err(error)) => Err(error),
         };
         match refused {
             Ok(newest_log) => self.own_with(ownership, newest_log).await,
@@ -98,6 +98,20 @@ impl Unlocked {
             return Err(self.place.catalog_is_gone());
         }
         Ok(())
+    }
+
+    /// Fails if the vault was rebuilt since it was unlocked, which may take
+    /// seconds: what is committed into a catalog that was replaced is lost.
+    async fn still_counts(&self) -> Result<()> {
+        let place = &self.place;
+        // This one is being rebuilt by us.
+        if self.is_rebuilt || VaultHeader::decode(&place.get(HEADER).await?)? == self.header {
+            return Ok(());
+        }
+        Err(Error::conflict(format!(
+            "the vault at {} was rebuilt while it was being opened; open it again",
+            place.name
+        )))
     }
 
     /// Takes the vault.
@@ -173,9 +187,16 @@ impl Unlocked {
     ) -> Result<(Arc<dyn PackStore>, OwnCounters)> {
         let place = &self.place;
         ownership.check(place)?;
+        // A rebuild that ended in between has not seen us. One that goes on finds
+        // what opening the catalog has logged, and fails.
+        self.still_counts().await?;
         if let Some(at) = ownership.overridden {
             orphans::note_takeover(catalog, at).await?;
-            ownership.noted(place)?;
+            // Of a rebuild only when its catalog counts: if it fails, what
+            // this one knows is gone.
+            if !self.is_rebuilt {
+                ownership.noted(place)?;
+            }
         }
         keys::settle(catalog, place, &self.seal, self.is_sure).await?;
         let began = match catalog.get(COUNTERS).await? {

@@ -104,6 +104,12 @@ impl Unlocked {
         let store = self.own_with(ownership, None).await?;
         match rebuild(&store, &fences, options, monitor).await {
             Ok(report) => {
+                if let Some(ownership) = &store.vault.ownership
+                    && ownership.overridden.is_some()
+                    && let Err(error) = ownership.noted(&place)
+                {
+                    tracing::debug!(%error, "the next opening notes the takeover once more");
+                }
                 if let Err(error) = fences.sweep(&place, number).await {
                     tracing::warn!(vault = %place.name, %error, "an old catalog stays");
                 }

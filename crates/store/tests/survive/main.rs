@@ -45,6 +45,7 @@ mod randomness;
 mod readers;
 mod reading;
 mod rebuilding;
+mod reopening;
 mod replay;
 mod replicating;
 mod resealing;
