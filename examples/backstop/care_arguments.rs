@@ -64,6 +64,9 @@ pub struct RebuildArguments {
     /// Bring back points too that had expired, if they are still whole
     #[arg(long)]
     pub with_expired: bool,
+    /// Bring back points too that were never committed, if they are whole
+    #[arg(long)]
+    pub with_uncommitted: bool,
 }
 
 /// What to fold.

@@ -21,6 +21,7 @@ pub async fn rebuild(
 ) -> Ending {
     let mut options = RebuildOptions::default();
     options.with_expired = arguments.with_expired;
+    options.with_uncommitted = arguments.with_uncommitted;
     let watch = Watch::new("rebuilding", output);
     let rebuilding = builder(vault, cpu)?.rebuild(&options, &watch);
     let rebuilt = unless_interrupted(Box::pin(rebuilding)).await;
@@ -81,6 +82,7 @@ fn table(report: &RebuildReport) -> Table {
     list("lost: it can't be opened", &report.lost);
     list("had expired", &report.expired);
     list("was never committed", &report.uncommitted);
+    list("of these, judged by its time alone", &report.late);
     list("back without others of its group", &report.parted);
     table
 }

@@ -12,6 +12,10 @@ pub struct RebuildOptions {
     /// Whether points come back that had expired and are still whole. They are
     /// told apart in any case.
     pub with_expired: bool,
+    /// Whether points come back that were never committed, as far as it is known,
+    /// and are whole. For what was lost with the newest log of a catalog: a later
+    /// owner went on without it. They are told apart in any case.
+    pub with_uncommitted: bool,
 }
 
 /// What a rebuild found.
@@ -37,8 +41,14 @@ pub struct RebuildReport {
     /// Points that were gone for good. They came back only if that was asked for and
     /// they are whole; then they stand among `points` too.
     pub expired: Vec<(SourceName, PointId)>,
-    /// Points of which it is known that their commit did not succeed: left out.
+    /// Points of which it is known that their commit did not succeed. They came back
+    /// only if that was asked for and they are whole; then they stand among `points`
+    /// too.
     pub uncommitted: Vec<(SourceName, PointId)>,
+    /// Those of `uncommitted` of which only the time says so: the rebuild that fenced
+    /// their owner had not seen them, and they are younger than its fence.
+    #[serde(default)]
+    pub late: Vec<(SourceName, PointId)>,
     /// Points that can't be opened, as what lists their images is gone: left
     /// out.
     pub lost: Vec<(SourceName, PointId)>,

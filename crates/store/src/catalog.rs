@@ -39,6 +39,8 @@ pub(crate) const CONDEMNED: u8 = b'd';
 pub(crate) const BAD: u8 = b'b';
 pub(crate) const EVENTS: u8 = b'l';
 pub(crate) const LEDGER: &[u8] = b"h";
+/// What of the past goes from summary to summary.
+pub(crate) const PAST: &[u8] = b"P";
 pub(crate) const USAGE: u8 = b'q';
 pub(crate) const COUNTERS: &[u8] = b"n";
 pub(crate) const NEXT_PACK: &[u8] = b"m";

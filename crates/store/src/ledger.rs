@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use backstop_core::{ChunkDigest, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{Batch, COUNTERS, Catalog, EVENTS, LEDGER, numbered_key};
+use crate::catalog::{Batch, COUNTERS, Catalog, EVENTS, LEDGER, PAST, numbered_key};
 use crate::commit::compressed_frame;
 use crate::failure;
 use crate::pack::frame::{Content, PlainFrame};
@@ -33,7 +33,7 @@ use crate::record::{self, Counters};
 use crate::vault::Vault;
 
 use page::PageName;
-pub(crate) use page::{Event, LedgerEntry, Page, PageRecord, Rebuilt, Summary};
+pub(crate) use page::{Event, LedgerEntry, Page, PageRecord, Past, Rebuilt, Replaced, Summary};
 
 /// The pages that count.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +61,8 @@ struct State {
     pending: Vec<LedgerEntry>,
     /// The sequences of commits that have failed, which nothing tells yet.
     failed: Vec<u64>,
+    /// What is told already, and goes from summary to summary.
+    past: Past,
 }
 
 /// Pages that are durable with the packs that are finished next, and count with
@@ -80,6 +82,9 @@ impl Ledger {
         if let Some(value) = catalog.get(LEDGER).await? {
             let pages: Pages = record::decode("the list of the ledger's pages", &value)?;
             state.pages = pages.pages.iter().filter_map(|page| page.frame).collect();
+        }
+        if let Some(value) = catalog.get(PAST).await? {
+            state.past = record::decode("what the ledger keeps of the past", &value)?;
         }
         let mut events = catalog.scan(&[EVENTS]).await?;
         while let Some((_, value)) = events.next().await? {
@@ -102,12 +107,18 @@ impl Ledger {
             event,
         };
         let next_sequence = began + 1;
+        let mut past = self.past();
+        past.began.push((catalog.epoch(), began));
         let mut batch = Batch::default();
+        batch.put(PAST, &record::encode(&past)?);
         batch.put(&numbered_key(EVENTS, began), &record::encode(&entry)?);
         batch.put(COUNTERS, &record::encode(&Counters { next_sequence })?);
         catalog.write(batch).await?;
         catalog.flush().await?;
-        self.lock().pending.push(entry);
+        let mut state = self.lock();
+        state.pending.push(entry);
+        state.past = past;
+        drop(state);
         Ok(next_sequence)
     }
 
@@ -125,9 +136,20 @@ impl Ledger {
         self.lock().pages = pages;
     }
 
+    /// What stays true of the past.
+    pub(crate) fn past(&self) -> Past {
+        self.lock().past.clone()
+    }
+
+    /// The past as a rebuild has found it.
+    pub(crate) fn put_past(&self, past: Past) {
+        self.lock().past = past;
+    }
+
     /// The pages of `written` count.
-    fn counted(&self, written: &Written) {
+    fn counted(&self, written: &Written, epoch: u64) {
         let mut state = self.lock();
+        state.past.fail(epoch, &written.failed);
         state.pages.clone_from(&written.pages);
         // What came later stands behind it.
         state.pending.drain(..written.settled.len());
@@ -242,7 +264,7 @@ fn paged(entries: Vec<LedgerEntry>) -> Vec<Vec<LedgerEntry>> {
         let names = match &entry.event {
             Event::Removed { points } => points.len(),
             Event::Condemned { packs } => packs.len(),
-            Event::Rebuilt(rebuilt) => rebuilt.pages.len(),
+            Event::Rebuilt(rebuilt) => rebuilt.pages.len() + rebuilt.accepted.len(),
             _ => 1,
         };
         match pages.last_mut() {
@@ -274,6 +296,12 @@ pub(crate) fn put_pages(vault: &Vault, batch: &mut Batch) -> Result<()> {
     Ok(())
 }
 
+/// Adds what stays true of the past to a batch.
+pub(crate) fn put_past(vault: &Vault, batch: &mut Batch) -> Result<()> {
+    batch.put(PAST, &record::encode(&vault.ledger.past())?);
+    Ok(())
+}
+
 fn list(pages: &[ChunkDigest]) -> Result<Vec<u8>> {
     let pages = Pages {
         pages: pages.iter().copied().map(PageName::from).collect(),
@@ -285,6 +313,11 @@ fn list(pages: &[ChunkDigest]) -> Result<Vec<u8>> {
 pub(crate) fn count(vault: &Vault, written: &Written, batch: &mut Batch) -> Result<()> {
     put_counters(vault, batch)?;
     batch.put(LEDGER, &list(&written.pages)?);
+    if !written.failed.is_empty() {
+        let mut past = vault.ledger.past();
+        past.fail(vault.catalog.epoch(), &written.failed);
+        batch.put(PAST, &record::encode(&past)?);
+    }
     for sequence in &written.settled {
         batch.delete(&numbered_key(EVENTS, *sequence));
     }
@@ -293,7 +326,7 @@ pub(crate) fn count(vault: &Vault, written: &Written, batch: &mut Batch) -> Resu
 
 /// The batch of [`count`] is durable.
 pub(crate) fn counted(vault: &Vault, written: &Written) {
-    vault.ledger.counted(written);
+    vault.ledger.counted(written, vault.catalog.epoch());
 }
 
 /// Brings what waits into packs; where there are many pages, or one is known to

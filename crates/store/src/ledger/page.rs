@@ -49,12 +49,60 @@ pub(crate) struct Rebuilt {
     /// Of the owner that rebuilt it, and from which it numbers.
     pub(crate) epoch: u64,
     pub(crate) began: u64,
-    /// When, by its clock.
+    /// When the catalogs before it were fenced, by its clock.
     pub(crate) at: Timestamp,
-    /// For each older catalog, the sequence after the highest one seen of it.
-    pub(crate) seen: Vec<(u32, u64)>,
-    /// The pages that were read.
+    /// The older catalogs.
+    pub(crate) older: Vec<Replaced>,
+    /// Epoch and sequence of points of older catalogs that count whatever else
+    /// is told of them: a rebuild has taken them in.
+    #[serde(default)]
+    pub(crate) accepted: Vec<(u64, u64)>,
+    /// The pages that were read and counted.
     pub(crate) pages: Vec<PageName>,
+}
+
+/// A catalog that a rebuild has replaced: what was decided by that one, however
+/// often the vault was rebuilt since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Replaced {
+    pub(crate) catalog: u32,
+    /// The sequence after the highest one seen of it.
+    pub(crate) next: u64,
+    /// When it was fenced.
+    pub(crate) at: Timestamp,
+}
+
+/// What of the past of a vault stays true, whatever becomes of the packs that
+/// told it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Past {
+    /// The last rebuild.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rebuilt: Option<Rebuilt>,
+    /// Owners and from where they number: those that began after one that had
+    /// not ended well.
+    #[serde(default)]
+    pub(crate) began: Vec<(u64, u64)>,
+    /// Epoch and sequence of commits that have failed, the last few thousand.
+    #[serde(default)]
+    pub(crate) failed: Vec<(u64, u64)>,
+}
+
+impl Past {
+    /// So many failed commits are kept.
+    const FAILED: usize = 8 << 10;
+
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Notes commits that have failed.
+    pub(crate) fn fail(&mut self, epoch: u64, sequences: &[u64]) {
+        let failed = sequences.iter().map(|sequence| (epoch, *sequence));
+        self.failed.extend(failed);
+        let first = self.failed.len().saturating_sub(Self::FAILED);
+        self.failed.drain(..first);
+    }
 }
 
 /// An event and its place among all events and points.
@@ -87,6 +135,8 @@ pub(crate) struct Summary {
     pub(crate) marks: Vec<(PointId, Marks)>,
     pub(crate) states: Vec<(SourceName, ReplicaState)>,
     pub(crate) condemned: Vec<PackName>,
+    #[serde(default, skip_serializing_if = "Past::is_empty")]
+    pub(crate) past: Past,
 }
 
 /// The name of a page.
@@ -179,7 +229,12 @@ mod tests {
                     epoch: 1 << 32,
                     began: 1 << 32,
                     at: Timestamp(8),
-                    seen: vec![(0, 13)],
+                    older: vec![Replaced {
+                        catalog: 0,
+                        next: 13,
+                        at: Timestamp(8),
+                    }],
+                    accepted: vec![(3, 9)],
                     pages: vec![ChunkDigest::of(b"a page").into()],
                 }),
             ),
@@ -202,6 +257,11 @@ mod tests {
             marks: vec![(point(3), marks)],
             states: vec![(source, ReplicaState::Consistent)],
             condemned: vec![PackName::generate(4).unwrap()],
+            past: Past {
+                rebuilt: Some(Rebuilt::default()),
+                began: vec![(5, 9)],
+                failed: vec![(4, 7)],
+            },
         }));
         for page in [entries, summary] {
             let page = PageRecord {

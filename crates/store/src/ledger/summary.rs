@@ -2,7 +2,7 @@
 
 use backstop_core::{Error, Marks, Result};
 
-use super::page::{Page, Summary};
+use super::page::{Page, Past, Summary};
 use super::{PER_EVENT, PER_PAGE, frame};
 use crate::approvals;
 use crate::catalog::{CONDEMNED, EXPIRED, PACKS, POINTS, REPLICAS, numbered_key, pack_number};
@@ -18,6 +18,7 @@ pub(super) async fn write(vault: &Vault, sequence: u64) -> Result<Vec<PlainFrame
         time: Some(vault.time().await?.time),
         protection: Some(removal::protection(vault).await?),
         operators: Some(approvals::operators(vault).await?),
+        past: vault.ledger.past(),
         ..Summary::default()
     };
     for prefix in [POINTS, EXPIRED] {
@@ -59,6 +60,17 @@ fn split(mut all: Summary) -> Result<Vec<Summary>> {
         from.split_off(from.len().saturating_sub(most))
     }
     let mut parts = Vec::new();
+    // By itself: it may be long.
+    if !all.past.is_empty() {
+        parts.push(Summary {
+            sequence: all.sequence,
+            time: all.time,
+            protection: all.protection,
+            operators: all.operators.clone(),
+            past: std::mem::take(&mut all.past),
+            ..Summary::default()
+        });
+    }
     loop {
         parts.push(Summary {
             sequence: all.sequence,
@@ -72,6 +84,7 @@ fn split(mut all: Summary) -> Result<Vec<Summary>> {
             marks: take(&mut all.marks, PER_EVENT),
             states: take(&mut all.states, PER_EVENT),
             condemned: take(&mut all.condemned, PER_PAGE),
+            past: Past::default(),
         });
         let is_empty = all.points.is_empty()
             && all.expired.is_empty()
@@ -107,12 +120,17 @@ mod tests {
             let all = Summary {
                 sequence: 7,
                 points: (0..points).map(point).collect(),
+                past: Past {
+                    began: vec![(3, 4)],
+                    ..Past::default()
+                },
                 marks: (0..points / 5)
                     .map(|at| (point(at), Marks::default()))
                     .collect(),
                 ..Summary::default()
             };
             let parts = split(all.clone()).unwrap();
+            assert_eq!(parts[0].past, all.past);
             let (mut held, mut marked) = (Vec::new(), 0);
             for (part, number) in parts.iter().zip(0u32..) {
                 assert_eq!(

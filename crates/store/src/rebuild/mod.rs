@@ -14,6 +14,7 @@ mod fence;
 mod owners;
 mod packs;
 mod points;
+mod states;
 mod whole;
 
 use std::collections::{BTreeMap, HashSet};
@@ -21,14 +22,14 @@ use std::sync::atomic::Ordering;
 
 use backstop_core::{
     ChunkDigest, InconsistencyReason, Monitor, PointId, Protection, RebuildOptions, RebuildReport,
-    ReplicaState, Result, SourceName, VaultTime,
+    ReplicaState, Result, SourceName, Timestamp, VaultTime,
 };
 
 use crate::builder::DedupStoreBuilder;
 use crate::catalog::{self, Batch, CONDEMNED, OPERATORS, PROTECTION, VAULT_TIME, numbered_key};
 use crate::dedup_store::DedupStore;
 use crate::keys;
-use crate::ledger::{self, Event, Rebuilt};
+use crate::ledger::{self, Event, Past, Rebuilt};
 use crate::record::{self, CondemnedPack, PointRecord, ReplicaEntry};
 use crate::unlocked::Unlocked;
 use crate::usage::Operation;
@@ -88,6 +89,9 @@ impl Unlocked {
             Ok(()) => Fences::put(&place, &self.header).await,
             Err(error) => Err(error),
         };
+        // Here, not at the end: what is younger was not reported, and what was
+        // missing now, and is older, may have been.
+        let at = self.options.clock.now();
         let (fences, number) = match begun {
             Ok(begun) => begun,
             Err(error) => {
@@ -102,7 +106,7 @@ impl Unlocked {
         self.is_sure = true;
         self.is_rebuilt = true;
         let store = self.own_with(ownership, None).await?;
-        match rebuild(&store, &fences, options, monitor).await {
+        match rebuild(&store, (&fences, at), options, monitor).await {
             Ok(report) => {
                 if let Some(ownership) = &store.vault.ownership
                     && ownership.overridden.is_some()
@@ -144,7 +148,7 @@ fn names<'a>(records: impl IntoIterator<Item = &'a PointRecord>) -> Names {
 /// Fills the new catalog and makes it count.
 async fn rebuild(
     store: &DedupStore,
-    fences: &Fences,
+    (fences, at): (&Fences, Timestamp),
     options: &RebuildOptions,
     monitor: &dyn Monitor,
 ) -> Result<RebuildReport> {
@@ -165,14 +169,27 @@ async fn rebuild(
         damaged_records,
         expired: names(&decided.expired),
         uncommitted: names(&decided.uncommitted),
+        late: names(
+            decided
+                .uncommitted
+                .iter()
+                .filter(|record| decided.late.contains(&record.point.id)),
+        ),
         ..RebuildReport::default()
     };
     condemn(vault, &found, &decided).await?;
-    let expired: HashSet<PointId> = decided
-        .expired
-        .iter()
-        .map(|record| record.point.id)
-        .collect();
+    let ids = |records: &[PointRecord]| -> HashSet<PointId> {
+        records.iter().map(|record| record.point.id).collect()
+    };
+    let gone = ids(&decided.expired);
+    let mut uncommitted = Vec::new();
+    if options.with_uncommitted {
+        uncommitted = decided.take_uncommitted();
+    }
+    // What comes back only if it is whole.
+    let mut returning = ids(&uncommitted);
+    returning.extend(&gone);
+    decided.points.append(&mut uncommitted);
     if options.with_expired {
         decided.points.append(&mut decided.expired);
     }
@@ -181,8 +198,8 @@ async fn rebuild(
         .points
         .drain(..)
         .partition(|record| looked.lost.contains(&record.point.id));
-    let lost = lost.iter();
-    report.lost = names(lost.filter(|record| !expired.contains(&record.point.id)));
+    let is_gone = |record: &&PointRecord| returning.contains(&record.point.id);
+    report.lost = names(lost.iter().filter(|record| !is_gone(record)));
     let counting = decided.pages.iter().map(|page| pages[*page]).collect();
     // Far above all that older catalogs have numbered: not all of it was seen,
     // if packs are missing now.
@@ -196,12 +213,12 @@ async fn rebuild(
 
     // What is missing is found through the points in the catalog.
     let (damaged, ranges, has_more) = looked.damaged(vault).await?;
-    // What had expired comes back whole or not at all.
+    // What was gone comes back whole or not at all.
     points.retain(|record| {
         let id = &record.point.id;
-        !(expired.contains(id) && damaged.contains(id))
+        !(returning.contains(id) && damaged.contains(id))
     });
-    forget(vault, &damaged, &expired).await?;
+    forget(vault, &damaged, &returning).await?;
     let (damaged, whole): (Vec<_>, Vec<_>) = points
         .into_iter()
         .partition(|record| damaged.contains(&record.point.id));
@@ -215,12 +232,26 @@ async fn rebuild(
     let all = whole.iter().chain(&damaged);
     report.unseen = names(all.filter(|record| decided.unseen.contains(&record.point.id)));
     let mut batch = Batch::default();
-    heads(vault, &mut batch, &decided, &whole, &damaged, &expired)?;
+    let staying = Staying {
+        whole: &whole,
+        damaged: &damaged,
+        lost: &lost,
+        returning: &returning,
+    };
+    heads(vault, &mut batch, &decided, &staying)?;
     // The next rebuild must know that they are back.
     let back = whole.iter().map(|record| record.point.id);
-    let back = back.filter(|id| expired.contains(id));
+    let back = back.filter(|id| gone.contains(id));
     let mut events: Vec<Event> = back.map(|point| Event::Undone { point }).collect();
-    events.extend(news(vault, &decided, &pages));
+    let owner = (vault.catalog.epoch(), began);
+    let rebuilt = decided.rebuilt(owner, at, &pages, whole.iter().chain(&damaged));
+    let past = Past {
+        rebuilt: Some(rebuilt.clone()),
+        ..decided.owners.past()
+    };
+    vault.ledger.put_past(past);
+    ledger::put_past(vault, &mut batch)?;
+    events.extend(news(&decided, rebuilt));
     ledger::commit(vault, batch, events).await?;
 
     let place = &vault.place;
@@ -294,14 +325,14 @@ async fn write(vault: &Vault, points: &[PointRecord]) -> Result<()> {
     vault.catalog.flush().await
 }
 
-/// Takes out of the catalog what had expired and is not whole.
+/// Takes out of the catalog what was to come back and is not whole.
 async fn forget(
     vault: &Vault,
     damaged: &HashSet<PointId>,
-    expired: &HashSet<PointId>,
+    returning: &HashSet<PointId>,
 ) -> Result<()> {
     let mut batch = Batch::default();
-    for id in damaged.intersection(expired) {
+    for id in damaged.intersection(returning) {
         let record = vault.point_record(*id).await?;
         let point = &record.point;
         batch.delete(&vault.catalog.point_key(&point.source, point.sequence));
@@ -327,14 +358,8 @@ fn parted<'a>(points: impl Iterator<Item = &'a PointRecord>) -> Names {
 }
 
 /// What the next rebuild has to know of this one.
-fn news(vault: &Vault, decided: &Decided, pages: &[ChunkDigest]) -> Vec<Event> {
-    let mut events = vec![Event::Rebuilt(Rebuilt {
-        epoch: vault.catalog.epoch(),
-        began: vault.began.load(Ordering::Acquire),
-        at: vault.clock.now(),
-        seen: decided.seen.clone().into_iter().collect(),
-        pages: pages.iter().copied().map(Into::into).collect(),
-    })];
+fn news(decided: &Decided, rebuilt: Rebuilt) -> Vec<Event> {
+    let mut events = vec![Event::Rebuilt(rebuilt)];
     // Once more: a page that told of it may count no longer, or be damaged.
     let protection = decided.protection.filter(|it| *it != Protection::default());
     events.extend(protection.map(|protection| Event::Protected { protection }));
@@ -343,35 +368,49 @@ fn news(vault: &Vault, decided: &Decided, pages: &[ChunkDigest]) -> Vec<Event> {
     events
 }
 
+/// What is left of points.
+struct Staying<'a> {
+    whole: &'a [PointRecord],
+    damaged: &'a [PointRecord],
+    lost: &'a [PointRecord],
+    /// Those that were gone, and say nothing of replicas.
+    returning: &'a HashSet<PointId>,
+}
+
 /// The replicas: their newest points, and what is known of their states.
-fn heads(
-    vault: &Vault,
-    batch: &mut Batch,
-    decided: &Decided,
-    whole: &[PointRecord],
-    damaged: &[PointRecord],
-    expired: &HashSet<PointId>,
-) -> Result<()> {
+fn heads(vault: &Vault, batch: &mut Batch, decided: &Decided, staying: &Staying<'_>) -> Result<()> {
     let mut heads: BTreeMap<&SourceName, (&PointRecord, bool)> = BTreeMap::new();
-    let sound = whole.iter().map(|record| (record, true));
-    let unsound = damaged.iter().map(|record| (record, false));
-    for (record, is_whole) in sound.chain(unsound) {
+    let is_there = |record: &&PointRecord| !staying.returning.contains(&record.point.id);
+    let sound = staying.whole.iter().map(|record| (record, true));
+    let unsound = staying.damaged.iter().map(|record| (record, false));
+    let all = sound.chain(unsound).filter(|(record, _)| is_there(record));
+    let all: Vec<_> = all.collect();
+    for (record, is_whole) in &all {
         let point = &record.point;
         let newest = heads
             .get(&point.source)
             .map(|(head, _)| head.point.sequence);
         let is_newer = newest.is_none_or(|newest| newest < point.sequence);
-        let is_there = record.expiry.is_none() && !expired.contains(&point.id);
-        if is_newer && is_there {
-            heads.insert(&point.source, (record, is_whole));
+        if is_newer && record.expiry.is_none() {
+            heads.insert(&point.source, (record, *is_whole));
         }
     }
-    let sources: HashSet<&SourceName> =
-        decided.states.keys().chain(heads.keys().copied()).collect();
+    let mut lost: BTreeMap<&SourceName, u64> = BTreeMap::new();
+    for record in staying.lost.iter().filter(is_there) {
+        let last = lost.entry(&record.point.source).or_default();
+        *last = (*last).max(record.point.sequence);
+    }
+    let states = states::of(&decided.states, all.iter().map(|(record, _)| *record));
+    let sources: HashSet<&SourceName> = states.keys().chain(heads.keys().copied()).collect();
     for source in sources {
         let head = heads.get(source);
-        let mut state = decided.states.get(source).cloned();
-        if head.is_some_and(|(_, is_whole)| !is_whole) {
+        let mut state = states.get(source).map(|(_, state)| state.clone());
+        // What was lost after the head may be what ended a doubt about it.
+        let is_doubtful = head.is_some_and(|(head, is_whole)| {
+            let last = lost.get(source);
+            !is_whole || last.is_some_and(|last| *last > head.point.sequence)
+        });
+        if is_doubtful {
             state = Some(ReplicaState::Inconsistent {
                 reason: InconsistencyReason::Damaged,
                 since: vault.clock.now(),

@@ -11,10 +11,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use backstop_core::{ChunkDigest, SynchronizationId};
+use backstop_core::{ChunkDigest, SynchronizationId, Timestamp};
 
 use crate::catalog::catalog_of;
-use crate::ledger::{Event, Page, PageRecord, Rebuilt, Summary};
+use crate::ledger::{Event, Page, PageRecord, Past, Rebuilt, Replaced, Summary};
 use crate::record::PointRecord;
 
 /// A page and the name of its frame.
@@ -30,6 +30,18 @@ pub(super) struct Owners {
     /// The last rebuild.
     rebuilt: Option<Rebuilt>,
     read: HashSet<ChunkDigest>,
+    /// Epoch and sequence of what rebuilds have taken in.
+    accepted: HashSet<(u64, u64)>,
+}
+
+/// Whether a record can be that of a point, taken for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Counts,
+    /// A rebuild had not seen it, and it is younger than the fence.
+    Late,
+    /// Its commit did not succeed.
+    Failed,
 }
 
 fn events(page: &PageRecord) -> impl Iterator<Item = &Event> {
@@ -52,6 +64,12 @@ impl Owners {
         }
         for (_, page) in pages {
             began(page.epoch, page.began);
+            if let Page::Summary(summary) = &page.page {
+                for (epoch, from) in &summary.past.began {
+                    began(*epoch, *from);
+                }
+                owners.failed.extend(&summary.past.failed);
+            }
             for event in events(page) {
                 match event {
                     Event::Began { epoch, began: from } => began(*epoch, *from),
@@ -74,7 +92,14 @@ impl Owners {
             Event::Rebuilt(rebuilt) => Some(rebuilt),
             _ => None,
         });
+        let summed_up = pages.iter().filter_map(|(_, page)| match &page.page {
+            Page::Summary(summary) => summary.past.rebuilt.as_ref(),
+            Page::Entries(_) => None,
+        });
+        let rebuilt = rebuilt.chain(summed_up);
         owners.rebuilt = rebuilt.max_by_key(|rebuilt| rebuilt.epoch).cloned();
+        let accepted = owners.rebuilt.iter().flat_map(|it| &it.accepted);
+        owners.accepted = accepted.copied().collect();
         let read = owners.rebuilt.iter().flat_map(|rebuilt| &rebuilt.pages);
         owners.read = read.filter_map(|page| page.frame).collect();
         owners
@@ -99,29 +124,117 @@ impl Owners {
         sequence < self.limit(epoch) && !self.failed.contains(&(epoch, sequence))
     }
 
-    /// The last rebuild, if it had not seen this record.
-    fn missed_by(&self, record: &PointRecord) -> Option<&Rebuilt> {
-        let catalog = catalog_of(record.epoch);
-        self.rebuilt_since(record.epoch).filter(|rebuilt| {
-            let seen = rebuilt.seen.iter().find(|(of, _)| *of == catalog);
-            seen.is_none_or(|(_, seen)| record.point.sequence >= *seen)
+    /// What the last rebuild knew of a catalog that is older: what was decided
+    /// when it was replaced.
+    fn replaced(&self, catalog: u32) -> Option<Replaced> {
+        let rebuilt = self.rebuilt.as_ref()?;
+        if catalog >= catalog_of(rebuilt.epoch) {
+            return None;
+        }
+        let known = rebuilt.older.iter().filter(|it| it.catalog >= catalog);
+        let known = known.min_by_key(|it| it.catalog);
+        Some(match known {
+            Some(known) if known.catalog == catalog => *known,
+            // It was fenced no later than one that came after it.
+            known => Replaced {
+                catalog,
+                next: 0,
+                at: known.map_or(rebuilt.at, |known| known.at),
+            },
         })
     }
 
-    /// Whether the last rebuild had not seen it.
+    /// The catalog of a record, if the rebuild that replaced it had not seen
+    /// the record, nor has one since taken it in.
+    fn missed_by(&self, record: &PointRecord) -> Option<Replaced> {
+        let sequence = record.point.sequence;
+        self.replaced(catalog_of(record.epoch))
+            .filter(|it| sequence >= it.next && !self.accepted.contains(&(record.epoch, sequence)))
+    }
+
+    /// Whether no rebuild has decided about it yet.
     pub(super) fn is_unseen(&self, record: &PointRecord) -> bool {
         self.missed_by(record).is_some()
     }
 
-    /// Whether a record may be that of a point. What the last rebuild had not
-    /// seen is told apart by its time: what came after the rebuild is an
-    /// overridden owner's, and what was there before was missing.
-    fn may_be_point(&self, record: &PointRecord) -> bool {
+    /// Whether a record may be that of a point. What the rebuild that replaced
+    /// its catalog had not seen is told apart by its time: what is younger than
+    /// the fence is an overridden owner's, and what is older was missing.
+    fn standing(&self, record: &PointRecord) -> Standing {
+        let sequence = record.point.sequence;
+        let is_older = self.rebuilt_since(record.epoch).is_some();
+        if is_older && self.accepted.contains(&(record.epoch, sequence)) {
+            return Standing::Counts;
+        }
+        if !self.may_count(record.epoch, sequence) {
+            return Standing::Failed;
+        }
         let at = record.committed().max(record.point.time);
-        let is_late = self
-            .missed_by(record)
-            .is_some_and(|rebuilt| at >= rebuilt.at);
-        !is_late && self.may_count(record.epoch, record.point.sequence)
+        match self.missed_by(record) {
+            Some(replaced) if at >= replaced.at => Standing::Late,
+            _ => Standing::Counts,
+        }
+    }
+
+    /// Whether nothing but its time says that it is no point.
+    pub(super) fn is_late(&self, record: &PointRecord) -> bool {
+        self.standing(record) == Standing::Late
+    }
+
+    /// What the next rebuild has to know of older catalogs. `seen` is what this
+    /// one has found of all; `at` is when it fenced those that none before had.
+    pub(super) fn older(&self, seen: &BTreeMap<u32, u64>, at: Timestamp) -> Vec<Replaced> {
+        let before = self.rebuilt.iter().flat_map(|rebuilt| &rebuilt.older);
+        let mut older: BTreeMap<u32, Replaced> = before.map(|it| (it.catalog, *it)).collect();
+        for (catalog, next) in seen {
+            let now = Replaced {
+                catalog: *catalog,
+                next: *next,
+                at,
+            };
+            let known = self.replaced(*catalog).unwrap_or(now);
+            older.insert(*catalog, known);
+        }
+        older.into_values().collect()
+    }
+
+    /// What rebuilds have taken in, those before and this one, of whose points
+    /// these are.
+    pub(super) fn accepted<'a>(
+        &self,
+        points: impl IntoIterator<Item = &'a PointRecord>,
+    ) -> Vec<(u64, u64)> {
+        let is_news = |record: &&PointRecord| {
+            self.is_unseen(record) || self.standing(record) != Standing::Counts
+        };
+        let news = points.into_iter().filter(is_news);
+        let news = news.map(|record| (record.epoch, record.point.sequence));
+        let mut accepted: Vec<_> = self.accepted.iter().copied().chain(news).collect();
+        accepted.sort_unstable();
+        accepted.dedup();
+        accepted
+    }
+
+    /// What stays true of owners.
+    pub(super) fn past(&self) -> Past {
+        // Each tells the lowest of what came later too.
+        let mut began: Vec<(u64, u64)> = Vec::new();
+        for (epoch, from) in &self.from {
+            if began.last().is_some_and(|(_, last)| last == from) {
+                began.pop();
+            }
+            began.push((*epoch, *from));
+        }
+        let mut failed: Vec<_> = self.failed.iter().copied().collect();
+        failed.sort_unstable();
+        let mut past = Past {
+            began,
+            ..Past::default()
+        };
+        for (epoch, sequence) in failed {
+            past.fail(epoch, &[sequence]);
+        }
+        past
     }
 
     /// Whether a page counts as a whole.
@@ -167,7 +280,7 @@ impl Owners {
     /// Which records were never committed: by their owners, or since their
     /// synchronization became another point later.
     pub(super) fn uncommitted(&self, records: &[PointRecord]) -> Vec<bool> {
-        let may_count = |record: &PointRecord| self.may_be_point(record);
+        let may_count = |record: &PointRecord| self.standing(record) == Standing::Counts;
         let mut last: HashMap<SynchronizationId, u64> = HashMap::new();
         for record in records.iter().filter(|record| may_count(record)) {
             let point = &record.point;
@@ -175,8 +288,11 @@ impl Owners {
             *known = (*known).max(point.sequence);
         }
         let is_not = |record: &PointRecord| {
+            let sequence = record.point.sequence;
+            let is_older = self.rebuilt_since(record.epoch).is_some();
+            let is_accepted = is_older && self.accepted.contains(&(record.epoch, sequence));
             let last = last.get(&record.point.synchronization);
-            !may_count(record) || last.is_some_and(|last| record.point.sequence < *last)
+            !may_count(record) || (!is_accepted && last.is_some_and(|last| sequence < *last))
         };
         records.iter().map(is_not).collect()
     }

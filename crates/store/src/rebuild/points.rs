@@ -3,10 +3,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use backstop_core::{Marks, PointId, Protection, ReplicaState, SourceName, Timestamp};
+use backstop_core::{
+    ChunkDigest, Marks, PointId, Protection, SourceName, SynchronizationId, Timestamp,
+};
 
 use super::owners::{self, NamedPage, Owners};
-use crate::ledger::{Event, LedgerEntry, Page};
+use super::states::{self, Told};
+use crate::ledger::{Event, LedgerEntry, Page, Rebuilt};
 use crate::operators::Operators;
 use crate::pack::name::PackName;
 use crate::record::{Expiry, PointRecord};
@@ -20,8 +23,8 @@ pub(super) struct Decided {
     pub(super) uncommitted: Vec<PointRecord>,
     /// Those of the points that the last rebuild had not seen.
     pub(super) unseen: HashSet<PointId>,
-    /// The last known state of each replica.
-    pub(super) states: BTreeMap<SourceName, ReplicaState>,
+    /// The states of replicas, as far as they were told otherwise than by points.
+    pub(super) states: Told,
     pub(super) condemned: HashSet<PackName>,
     pub(super) protection: Option<Protection>,
     pub(super) operators: Option<Operators>,
@@ -32,6 +35,11 @@ pub(super) struct Decided {
     pub(super) seen: BTreeMap<u32, u64>,
     /// Which of the pages still count.
     pub(super) pages: Vec<usize>,
+    /// Which of the pages were not refused as a whole.
+    pub(super) read: Vec<usize>,
+    /// Those of the uncommitted of which only their time says so.
+    pub(super) late: HashSet<PointId>,
+    pub(super) owners: Owners,
 }
 
 /// The entries of pages that count, in their order, and the pages that do.
@@ -99,6 +107,75 @@ fn hold_retention(
     Some(protection)
 }
 
+/// Of several records of one point the last counts: it was gone, and a second
+/// vault gave it back.
+fn once_each(decided: &mut Decided) {
+    let mut last: HashMap<PointId, u64> = HashMap::new();
+    for record in &decided.points {
+        let sequence = last.entry(record.point.id).or_default();
+        *sequence = (*sequence).max(record.point.sequence);
+    }
+    let points = &mut decided.points;
+    points.retain(|record| last.get(&record.point.id) == Some(&record.point.sequence));
+    for others in [&mut decided.expired, &mut decided.uncommitted] {
+        others.retain(|record| !last.contains_key(&record.point.id));
+    }
+}
+
+impl Decided {
+    /// What the next rebuild has to know of this one, by an owner that numbers
+    /// from `began`, which fenced older catalogs `at` this time, read `pages` and
+    /// brought back `points`.
+    pub(super) fn rebuilt<'a>(
+        &self,
+        (epoch, began): (u64, u64),
+        at: Timestamp,
+        pages: &[ChunkDigest],
+        points: impl IntoIterator<Item = &'a PointRecord>,
+    ) -> Rebuilt {
+        let read = self.read.iter().filter_map(|page| pages.get(*page));
+        Rebuilt {
+            epoch,
+            began,
+            at,
+            older: self.owners.older(&self.seen, at),
+            accepted: self.owners.accepted(points),
+            pages: read.copied().map(Into::into).collect(),
+        }
+    }
+
+    /// Takes those of the uncommitted that can be points beside all that are:
+    /// none of them has their place, and no synchronization became two.
+    pub(super) fn take_uncommitted(&mut self) -> Vec<PointRecord> {
+        let mut places: HashSet<(SourceName, u64)> = HashSet::new();
+        let mut synchronizations: HashSet<SynchronizationId> = HashSet::new();
+        let mut ids: HashSet<PointId> = HashSet::new();
+        let mut fits = |record: &PointRecord| {
+            let point = &record.point;
+            let place = (point.source.clone(), point.sequence);
+            let is_free = !places.contains(&place)
+                && !synchronizations.contains(&point.synchronization)
+                && !ids.contains(&point.id);
+            if is_free {
+                places.insert(place);
+                synchronizations.insert(point.synchronization);
+                ids.insert(point.id);
+            }
+            is_free
+        };
+        for record in self.points.iter().chain(&self.expired) {
+            fits(record);
+        }
+        // Of several the last that was made.
+        self.uncommitted
+            .sort_by_key(|record| (record.epoch, record.point.sequence));
+        let all = std::mem::take(&mut self.uncommitted).into_iter().rev();
+        let (fitting, others) = all.partition(|record| fits(record));
+        self.uncommitted = others;
+        fitting
+    }
+}
+
 /// Decides by the records of all points, each once, and all pages.
 pub(super) fn decide(records: Vec<PointRecord>, pages: &[NamedPage]) -> Decided {
     let mut decided = Decided::default();
@@ -107,40 +184,38 @@ pub(super) fn decide(records: Vec<PointRecord>, pages: &[NamedPage]) -> Decided 
     let since = summary.as_ref().map_or(0, |summary| summary.sequence);
     let summary = summary.unwrap_or_default();
     let (entries, counting) = entries(&owners, pages, since, summary.parts);
+    let read = pages.iter().enumerate();
+    let read = read.filter(|(_, page)| owners.has_read(page));
+    decided.read = read.map(|(at, _)| at).collect();
     decided.pages = counting;
     decided.seen = owners::seen(&records, pages);
     decided.next_sequence = decided.seen.values().copied().fold(since, u64::max);
 
-    let mut states: BTreeMap<SourceName, (u64, ReplicaState)> = BTreeMap::new();
-    let mut marks: HashMap<PointId, Marks> = HashMap::new();
-    let mut removed: HashSet<PointId> = HashSet::new();
-    let mut expired: HashMap<PointId, Expiry> = HashMap::new();
+    // Each with its sequence: a point may come back under its name, from a second
+    // vault, and what was told before says nothing of it.
+    let mut marks: HashMap<PointId, (u64, Marks)> = HashMap::new();
+    let mut removed: HashMap<PointId, u64> = HashMap::new();
+    let mut expired: HashMap<PointId, (u64, Expiry)> = HashMap::new();
     // A rebuild may have brought back what was gone.
     let mut returned: HashSet<PointId> = HashSet::new();
     let there: HashSet<PointId> = summary.points.into_iter().collect();
-    marks.extend(summary.marks);
-    expired.extend(summary.expired);
+    let told = summary.marks.into_iter();
+    marks.extend(told.map(|(point, set)| (point, (since, set))));
+    let told = summary.expired.into_iter();
+    expired.extend(told.map(|(point, expiry)| (point, (since, expiry))));
     decided.protection = summary.protection;
     decided.operators = summary.operators;
     decided.time = summary.time;
     decided.condemned.extend(summary.condemned);
     for (source, state) in summary.states {
         // What came later has at least its sequence, and takes its place.
-        states.insert(source, (since, state));
+        decided.states.insert(source, (since, state));
     }
-    let mut told = |source: &SourceName, sequence: u64, state: &ReplicaState| {
-        let known = states
-            .entry(source.clone())
-            .or_insert_with(|| (sequence, state.clone()));
-        if sequence >= known.0 {
-            *known = (sequence, state.clone());
-        }
-    };
     for entry in entries {
         match &entry.event {
             Event::Expired { point, expiry } => {
                 decided.time = decided.time.max(Some(expiry.at));
-                expired.insert(*point, *expiry);
+                expired.insert(*point, (entry.sequence, *expiry));
             }
             Event::Undone { point } => {
                 expired.remove(point);
@@ -148,15 +223,18 @@ pub(super) fn decide(records: Vec<PointRecord>, pages: &[NamedPage]) -> Decided 
                 returned.insert(*point);
             }
             Event::Removed { points } => {
-                removed.extend(points);
+                removed.extend(points.iter().map(|point| (*point, entry.sequence)));
+                expired.retain(|point, _| !points.contains(point));
                 returned.retain(|point| !points.contains(point));
             }
             Event::Protected { protection } => decided.protection = Some(*protection),
             Event::Operators { operators } => decided.operators = Some(operators.clone()),
             Event::Marked { point, marks: set } => {
-                marks.insert(*point, set.clone());
+                marks.insert(*point, (entry.sequence, set.clone()));
             }
-            Event::State { source, state } => told(source, entry.sequence, state),
+            Event::State { source, state } => {
+                states::tell(&mut decided.states, source, entry.sequence, state);
+            }
             Event::Condemned { packs } => decided.condemned.extend(packs),
             Event::Failed { .. } | Event::Began { .. } | Event::Rebuilt(_) => {}
         }
@@ -166,31 +244,35 @@ pub(super) fn decide(records: Vec<PointRecord>, pages: &[NamedPage]) -> Decided 
     for (mut record, uncommitted) in records.into_iter().zip(uncommitted) {
         let (id, sequence) = (record.point.id, record.point.sequence);
         if uncommitted {
+            if owners.is_late(&record) {
+                decided.late.insert(id);
+            }
             decided.uncommitted.push(record);
             continue;
         }
         decided.time = decided.time.max(record.committed);
+        let is_unseen = owners.is_unseen(&record);
         let is_listed = sequence >= since || there.contains(&id) || returned.contains(&id);
-        if removed.contains(&id) || !is_listed {
+        let is_removed = removed.get(&id).is_some_and(|at| *at > sequence);
+        // Of what was missing no summary knew.
+        if is_removed || !(is_listed || is_unseen) {
             decided.expired.push(record);
             continue;
         }
-        if owners.is_unseen(&record) {
+        if is_unseen {
             decided.unseen.insert(id);
         }
-        told(&record.point.source, sequence, &record.state);
-        record.expiry = expired.get(&id).copied();
+        let expiry = expired.get(&id).filter(|(at, _)| *at > sequence);
+        record.expiry = expiry.map(|(_, expiry)| *expiry);
         // Those that it was committed with, if none were set later.
-        let set = marks.remove(&id);
-        if set.is_some() || sequence < since {
-            record.point.marks = set.unwrap_or_default();
+        let set = marks.get(&id).filter(|(at, _)| *at > sequence);
+        if set.is_some() || (sequence < since && there.contains(&id)) {
+            record.point.marks = set.map(|(_, set)| set.clone()).unwrap_or_default();
         }
         decided.points.push(record);
     }
-    decided.states = states
-        .into_iter()
-        .map(|(source, (_, state))| (source, state))
-        .collect();
+    decided.owners = owners;
+    once_each(&mut decided);
     for records in [
         &mut decided.points,
         &mut decided.expired,

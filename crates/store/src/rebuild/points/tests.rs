@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use backstop_core::{
-    ChunkDigest, Consistency, PointKind, RecoveryPoint, Sample, SynchronizationId, TransferCounts,
+    ChunkDigest, Consistency, PointKind, RecoveryPoint, ReplicaState, Sample, SynchronizationId,
+    TransferCounts,
 };
 
 use super::*;
-use crate::ledger::{PageRecord, Rebuilt, Summary};
+use crate::ledger::{PageRecord, Past, Rebuilt, Replaced, Summary};
 use crate::record;
 
 fn id(number: u64) -> PointId {
@@ -191,11 +192,16 @@ fn states_marks_expiry_and_time_are_those_told_last() {
         until: Timestamp(90),
     };
     let told = |events| decide(all.clone(), &pages([entries(events)]));
-    assert_eq!(
-        told(vec![(3, state(&doubt))]).states[&source()],
-        ReplicaState::Consistent
-    );
-    assert_eq!(told(vec![(5, state(&doubt))]).states[&source()], doubt);
+    let last = |decided: &Decided, staying: &[PointRecord]| {
+        let (_, state) = states::of(&decided.states, staying)[&source()].clone();
+        state
+    };
+    let before = told(vec![(3, state(&doubt))]);
+    let after = told(vec![(5, state(&doubt))]);
+    assert_eq!(last(&before, &before.points), ReplicaState::Consistent);
+    assert_eq!(last(&after, &after.points), doubt);
+    // The point whose commit ended it is lost.
+    assert_eq!(last(&before, &before.points[..1]), doubt);
     let point = all[0].point.id;
     let decided = told(vec![
         (5, Event::Expired { point, expiry }),
@@ -348,7 +354,12 @@ fn rebuilt(seen: u64, read: &[&NamedPage]) -> NamedPage {
         epoch: AGAIN + 1,
         began: AGAIN,
         at: Timestamp(70),
-        seen: vec![(0, seen)],
+        older: vec![Replaced {
+            catalog: 0,
+            next: seen,
+            at: Timestamp(70),
+        }],
+        accepted: Vec::new(),
         pages: read.iter().map(|(digest, _)| (*digest).into()).collect(),
     };
     let event = Event::Rebuilt(rebuilt);
@@ -391,4 +402,219 @@ fn what_a_rebuild_decided_is_not_changed_by_older_catalogs() {
     assert_eq!(ids(&decided.points), [2]);
     assert_eq!(ids(&decided.expired), [1]);
     assert_eq!(decided.pages, [0, 1]);
+}
+
+/// What a rebuild that comes after `decided` writes.
+fn rebuilt_again(decided: &Decided, pages: &[NamedPage], number: u32, at: i64) -> NamedPage {
+    let names: Vec<ChunkDigest> = pages.iter().map(|(name, _)| *name).collect();
+    let began = u64::from(number) << 32;
+    let epoch = began + 1;
+    let rebuilt = decided.rebuilt((epoch, began), Timestamp(at), &names, &decided.points);
+    page_of(
+        epoch,
+        began,
+        entries(vec![(began, Event::Rebuilt(rebuilt))]),
+    )
+}
+
+#[test]
+fn what_a_rebuild_refused_stays_refused() {
+    // An owner that was overridden woke after the first rebuild.
+    let mut all = vec![record(1, 1), record(1, 10)];
+    all[1].committed = Some(Timestamp(80));
+    let mut pages = vec![rebuilt(6, &[])];
+    for (number, at) in [(2, 100), (3, 110), (4, 120)] {
+        let decided = decide(all.clone(), &pages);
+        assert_eq!(ids(&decided.points), [1]);
+        assert_eq!(ids(&decided.uncommitted), [10]);
+        assert_eq!(decided.late, [all[1].point.id].into());
+        pages.push(rebuilt_again(&decided, &pages, number, at));
+    }
+}
+
+#[test]
+fn a_page_that_a_rebuild_refused_stays_refused() {
+    let all = vec![record(1, 1), record(1, 2)];
+    let removed = removed(&[&all[0]]);
+    let packs = vec![PackName::generate(1).unwrap()];
+    let condemned = Event::Condemned { packs };
+    let late = page_of(1, 0, entries(vec![(3, removed), (4, condemned)]));
+    let mut pages = vec![rebuilt(6, &[]), late];
+    for number in [2u32, 3, 4] {
+        let decided = decide(all.clone(), &pages);
+        assert_eq!(ids(&decided.points), [1, 2]);
+        assert!(decided.condemned.is_empty());
+        pages.push(rebuilt_again(
+            &decided,
+            &pages,
+            number,
+            100 * i64::from(number),
+        ));
+    }
+}
+
+#[test]
+fn what_was_missing_is_taken_in_once_and_vouches_for_nothing_else() {
+    let mut all = vec![record(1, 1), record(1, 12), record(1, 20)];
+    all[1].committed = Some(Timestamp(80));
+    let mut pages = vec![rebuilt(6, &[])];
+    let decided = decide(all.clone(), &pages);
+    assert_eq!(decided.unseen, [all[2].point.id].into());
+    pages.push(rebuilt_again(&decided, &pages, 2, 100));
+    // One that nobody had read before.
+    let unread = page_of(1, 0, entries(vec![(30, removed(&[&all[2]]))]));
+    pages.push(unread);
+    let decided = decide(all.clone(), &pages);
+    assert_eq!(ids(&decided.points), [1, 20]);
+    assert_eq!(ids(&decided.uncommitted), [12]);
+    assert!(decided.unseen.is_empty(), "it was decided about");
+}
+
+/// As after the loss of the newest log of a catalog, and of what is told by its
+/// time alone.
+#[test]
+fn what_was_never_committed_can_be_taken_in_for_good() {
+    let mut all = vec![
+        record(1, 1),
+        record(1, 2),
+        record(1, 10),
+        record_of(2, 2, 2),
+        record_of(2, 2, 3),
+        record(1, 3),
+    ];
+    all[2].committed = Some(Timestamp(80));
+    // Its place is taken, or it became another.
+    all[5].point.source = SourceName::new("other").unwrap();
+    let mut pages = vec![rebuilt(4, &[])];
+    let mut decided = decide(all.clone(), &pages);
+    assert_eq!(decided.uncommitted.len(), 3);
+    let back = decided.take_uncommitted();
+    let mut taken = ids(&back);
+    taken.sort_unstable();
+    assert_eq!(taken, [3, 10]);
+    assert_eq!(ids(&decided.uncommitted), [2]);
+    decided.points.extend(back);
+    pages.push(rebuilt_again(&decided, &pages, 2, 100));
+    let decided = decide(all, &pages);
+    let mut points = ids(&decided.points);
+    points.sort_unstable();
+    assert_eq!(points, [1, 2, 3, 3, 10]);
+    assert_eq!(ids(&decided.uncommitted), [2]);
+    assert!(decided.late.is_empty() && decided.unseen.is_empty());
+}
+
+/// A point was lost or gone, and a second vault gave it back under its name.
+#[test]
+fn what_was_told_of_a_point_says_nothing_of_one_that_came_later() {
+    let mut all = vec![record(1, 1), record(1, 9)];
+    all[1].point.id = all[0].point.id;
+    all[1].point.marks.pinned = true;
+    let point = all[0].point.id;
+    let expiry = Expiry {
+        at: Timestamp(70),
+        until: Timestamp(90),
+    };
+    let marks = Marks::default();
+    let told = vec![
+        (3, Event::Expired { point, expiry }),
+        (4, Event::Marked { point, marks }),
+        (5, removed(&[&all[0]])),
+    ];
+    let decided = decide(all.clone(), &pages([entries(told.clone())]));
+    assert_eq!(ids(&decided.points), [9]);
+    assert_eq!(decided.points[0].expiry, None);
+    assert!(decided.points[0].point.marks.pinned);
+    // Its old record is no other point.
+    assert!(decided.expired.is_empty() && decided.uncommitted.is_empty());
+    // A summary knew the old one.
+    let marked = Page::Summary(Box::new(Summary {
+        sequence: 7,
+        parts: 1,
+        points: vec![point],
+        expired: vec![(point, expiry)],
+        marks: vec![(point, Marks::default())],
+        ..Summary::default()
+    }));
+    let decided = decide(all.clone(), &pages([marked]));
+    assert_eq!(ids(&decided.points), [9]);
+    assert_eq!(decided.points[0].expiry, None);
+    assert!(decided.points[0].point.marks.pinned);
+    // What is told of it later is.
+    let mut told = told;
+    told.push((10, removed(&[&all[1]])));
+    let decided = decide(all, &pages([entries(told)]));
+    assert_eq!(ids(&decided.points), [] as [u64; 0]);
+}
+
+/// It is expired no more: who brings it back finds no term on it.
+#[test]
+fn what_was_removed_for_good_has_no_expiry() {
+    let all = [record(1, 1)];
+    let point = all[0].point.id;
+    let expiry = Expiry {
+        at: Timestamp(70),
+        until: Timestamp(90),
+    };
+    let told = vec![
+        (3, Event::Expired { point, expiry }),
+        (5, removed(&[&all[0]])),
+    ];
+    let decided = decide(all.to_vec(), &pages([entries(told)]));
+    assert_eq!(ids(&decided.expired), [1]);
+    assert_eq!(decided.expired[0].expiry, None);
+}
+
+fn summary_with(sequence: u64, points: &[&PointRecord], past: Past) -> Page {
+    Page::Summary(Box::new(Summary {
+        sequence,
+        parts: 1,
+        points: points.iter().map(|record| record.point.id).collect(),
+        past,
+        ..Summary::default()
+    }))
+}
+
+#[test]
+fn a_summary_after_a_rebuild_hides_nothing_that_was_missing() {
+    let mut all = vec![record(1, 1), record(1, 4), record(1, 5)];
+    all[2].committed = Some(Timestamp(80));
+    let (_, page) = rebuilt(3, &[]);
+    let past = match &page.page {
+        Page::Entries(entries) => match &entries[0].event {
+            Event::Rebuilt(rebuilt) => Past {
+                rebuilt: Some(rebuilt.clone()),
+                ..Past::default()
+            },
+            other => panic!("{other:?}"),
+        },
+        other @ Page::Summary(_) => panic!("{other:?}"),
+    };
+    let late = page_of(1, 0, entries(vec![(7, removed(&[&all[0]]))]));
+    let summed_up = summary_with(AGAIN + 9, &[&all[0]], past);
+    let pages = [page_of(AGAIN + 1, AGAIN, summed_up), late];
+    let decided = decide(all.clone(), &pages);
+    assert_eq!(ids(&decided.points), [1, 4]);
+    assert_eq!(decided.unseen, [all[1].point.id].into());
+    assert_eq!(ids(&decided.uncommitted), [5]);
+    assert!(decided.expired.is_empty());
+}
+
+/// The packs that told of it are gone.
+#[test]
+fn a_summary_keeps_who_began_and_what_failed() {
+    let all = vec![record(1, 1), record(1, 7), record_of(2, 4, 5)];
+    let past = Past {
+        began: vec![(2, 4)],
+        failed: vec![(2, 5)],
+        ..Past::default()
+    };
+    let page = page_of(3, 8, summary_with(8, &[&all[0]], past.clone()));
+    let decided = decide(all[..2].to_vec(), std::slice::from_ref(&page));
+    assert_eq!(ids(&decided.uncommitted), [7]);
+    let decided = decide(all, &[page]);
+    assert_eq!(ids(&decided.points), [1]);
+    assert_eq!(ids(&decided.uncommitted), [5, 7]);
+    let kept = decided.owners.past();
+    assert_eq!(kept.failed, past.failed);
+    assert_eq!(kept.began, [(1, 0), (2, 4), (3, 8)]);
 }
