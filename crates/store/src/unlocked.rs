@@ -75,12 +75,12 @@ impl Unlocked {
             logs::look(place, &options.clock)
         );
         let ownership = ownership?;
-        let refused = match (self.still_counts().await, found) {
+        let refused = match (Box::pin(self.still_counts()).await, found) {
             (Ok(()), Ok(found)) => self.refused(&found).await.map(|()| found.newest),
             (Err(error), _) | (_, Err(error)) => Err(error),
         };
         match refused {
-            Ok(newest_log) => self.own_with(ownership, newest_log).await,
+            Ok(newest_log) => Box::pin(self.own_with(ownership, newest_log)).await,
             Err(error) => {
                 ownership.give_up(place).await;
                 Err(error)
@@ -189,7 +189,7 @@ impl Unlocked {
         ownership.check(place)?;
         // A rebuild that ended in between has not seen us. One that goes on finds
         // what opening the catalog has logged, and fails.
-        self.still_counts().await?;
+        Box::pin(self.still_counts()).await?;
         if let Some(at) = ownership.overridden {
             orphans::note_takeover(catalog, at).await?;
             // Of a rebuild only when its catalog counts: if it fails, what
