@@ -23,8 +23,8 @@ use slatedb::BlockTransformer;
 use crate::builder::DedupStoreBuilder;
 use crate::catalog::{
     APPROVALS, Batch, CLEAN_EPOCH, CONDEMNED, COUNTED_SLOTS, COUNTERS, EVENTS, EXPIRED, FOLDED,
-    LEDGER, NEXT_PACK, OPERATORS, PACKS, POINTS, PROTECTION, REPLICAS, TAKEOVER, UNFINISHED, USAGE,
-    VAULT_TIME, VERIFIED,
+    LEDGER, NEXT_PACK, OPERATORS, PACKS, PAST, POINTS, PROTECTION, REPLICAS, TAKEOVER, UNFINISHED,
+    USAGE, VAULT_TIME, VERIFIED,
 };
 use crate::keys::slot::KeySlot;
 use crate::ledger::PageRecord;
@@ -331,7 +331,7 @@ async fn busy() -> Lab {
     let asked = vault.request_approval(action, "anna", &keys[0]);
     asked.await.unwrap();
     // What takes more than a few calls to come about.
-    let made: [(&[u8], &str); 5] = [
+    let made: [(&[u8], &str); 6] = [
         (
             &[&[CONDEMNED][..], &9u64.to_be_bytes()].concat(),
             r#"{"format":0,"at":1}"#,
@@ -340,6 +340,7 @@ async fn busy() -> Lab {
         (VERIFIED, r#"{"format":0,"next_pack":0}"#),
         (CLEAN_EPOCH, r#"{"format":0,"epoch":0}"#),
         (LEDGER, r#"{"format":0,"pages":[]}"#),
+        (PAST, r#"{"format":0}"#),
     ];
     let catalog = &vault.vault.catalog;
     let mut batch = Batch::default();
@@ -366,7 +367,7 @@ async fn busy() -> Lab {
 
 #[tokio::test]
 async fn each_newer_record_of_the_catalog_is_refused() {
-    let kinds: [&[u8]; 21] = [
+    let kinds: [&[u8]; 22] = [
         &[PACKS],
         &[REPLICAS],
         &[POINTS],
@@ -376,6 +377,7 @@ async fn each_newer_record_of_the_catalog_is_refused() {
         &[UNFINISHED],
         &[EVENTS],
         LEDGER,
+        PAST,
         COUNTERS,
         NEXT_PACK,
         CLEAN_EPOCH,
