@@ -137,8 +137,18 @@ pub(super) async fn settle(world: &World, actor: &mut Actor, vault: &DedupStore)
     }
     if newest.is_some_and(|newest| world.is_half_made(newest)) {
         // As a check ends it; what follows starts from the point before.
-        let name = &actor.machine.name;
-        vault.set_state(name, ReplicaState::Consistent).await?;
+        let state = if actor
+            .history
+            .known()
+            .points
+            .iter()
+            .any(|kept| kept.source == actor.machine.name)
+        {
+            ReplicaState::Consistent
+        } else {
+            ReplicaState::Pending
+        };
+        vault.set_state(&actor.machine.name, state).await?;
     }
     if !back.is_empty() {
         vault.expire(&back).await?;
