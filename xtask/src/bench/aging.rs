@@ -24,6 +24,9 @@ pub const KEPT: u32 = 14;
 /// The row of the days.
 pub const DAY: &str = "aging-day";
 
+/// The row of restores of the newest point from a fresh vault of it.
+pub const FRESH: &str = "aging-fresh-restore";
+
 /// The row of what is left of all days.
 pub const SPACE: &str = "aging-space";
 
@@ -90,7 +93,7 @@ fn live(lab: &Lab, samples: &mut Samples, tool: Tool, image: &Path) -> Outcome<(
                 Tool::Ours => point_id(&said)?,
                 _ => String::new(),
             };
-            restore(lab, samples, &vault, (&point, &name), image, day)?;
+            restore(lab, samples, (&vault, RESTORE), (&point, &name), image, day)?;
         }
     }
     if tool == Tool::Ours {
@@ -121,7 +124,17 @@ fn space(
     // What was moved leaves packs behind, which wait for the next run at most.
     run(vault.ours(&["collect", "--most-dead", "3"]))?;
     let fresh = Repository::create(lab, Tool::Ours, "aging-fresh", Unlock::KeyFile)?;
-    lab.protect(&fresh, "aging-fresh", "vm", image, None)?;
+    let (_, said) = lab.protect(&fresh, "aging-fresh", "vm", image, None)?;
+    // What the image itself takes that has changed for so long.
+    let place = (&*point_id(&said)?, "vm");
+    restore(
+        lab,
+        samples,
+        (&fresh, FRESH),
+        place,
+        image,
+        lab.options.days,
+    )?;
     samples.add(Sample {
         row: SPACE.to_owned(),
         tool: Tool::Ours,
@@ -162,7 +175,7 @@ fn care(lab: &Lab, vault: &Repository, changed: f64) -> Outcome<Care> {
 fn restore(
     lab: &Lab,
     samples: &mut Samples,
-    vault: &Repository,
+    (vault, row): (&Repository, &str),
     (point, name): (&str, &str),
     image: &Path,
     day: u32,
@@ -182,7 +195,7 @@ fn restore(
             ));
         }
         samples.add(Sample {
-            row: RESTORE.to_owned(),
+            row: row.to_owned(),
             tool: vault.tool,
             cost,
             facts: BTreeMap::from([("day", f64::from(day))]),

@@ -78,16 +78,21 @@ fn written(s: &Samples) -> Claim {
 }
 
 fn restored(s: &Samples) -> Claim {
-    let last = last_day(s);
     let on = |meant: &dyn Fn(f64) -> bool| median(on_days(s, aging::RESTORE, "wall", meant));
+    let last = last_day(s);
+    let newest = on(&|day| last > 0.0 && day >= last);
     let mut claim = ratio(
         "growing old, restore of day 0 beside the newest",
         0.7,
         on(&|day| day < 1.0),
-        on(&|day| last > 0.0 && day >= last),
+        newest,
         "s",
         1.0,
     );
+    if let (Some(newest), Some(fresh)) = (newest, s.wall(aging::FRESH, Ours)) {
+        let beside = format!("; {:.2} x of the newest from a fresh vault", fresh / newest);
+        claim.detail.push_str(&beside);
+    }
     claim.at_least = true;
     claim
 }
