@@ -338,8 +338,11 @@ async fn release(
             Some(Other::Whole(at) | Other::Damaged(at)) => batch.put(&entry.key, &at.encode()),
             Some(Other::Needless) | None => batch.delete(&entry.key),
         }
-        if matches!(other, Some(Other::Whole(_)) | None) {
-            // In one step, or a crash would leave for ever that it is bad.
+        if matches!(other, Some(Other::Whole(_)) | None)
+            && vault.index.is_marked_bad(frame.0, &frame.1)
+        {
+            // In one step, or a crash would leave for ever that it is bad. Deleting
+            // what was never there would cost every later opening a look at it.
             batch.delete(&vault.catalog.bad_key(frame.0, &frame.1));
             settled.push(*frame);
         }
