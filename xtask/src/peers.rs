@@ -36,6 +36,8 @@ pub enum Peer {
     E2fsprogs,
     /// strace (Debian) and the right to trace: power loss on local files
     Strace,
+    /// setpriv (Debian's util-linux) and the right to become another user: rights on files
+    Setpriv,
     /// The right to mount, in a namespace of its own: full disks
     Mount,
     /// The right to attach loop devices: block devices and unreadable blocks
@@ -46,10 +48,11 @@ pub enum Peer {
 
 impl Peer {
     /// All of them.
-    pub const ALL: [Peer; 7] = [
+    pub const ALL: [Peer; 8] = [
         Peer::Mount,
         Peer::Loop,
         Peer::Strace,
+        Peer::Setpriv,
         Peer::E2fsprogs,
         Peer::Qemu,
         Peer::S3,
@@ -63,6 +66,7 @@ impl Peer {
             Peer::Azure => "azure",
             Peer::E2fsprogs => "e2fsprogs",
             Peer::Strace => "strace",
+            Peer::Setpriv => "setpriv",
             Peer::Mount => "mount",
             Peer::Loop => "loop",
             Peer::Qemu => "qemu",
@@ -80,6 +84,11 @@ impl Peer {
             Peer::Strace => {
                 let program = install::debian("strace", &["strace"])?;
                 may(&program, &["-f", "-o", "/dev/null", "true"])
+            }
+            Peer::Setpriv => {
+                let program = install::debian("setpriv", &["util-linux"])?;
+                let another = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+                may(&program, &[&another[..], &["true"]].concat())
             }
             Peer::Mount => {
                 let program = install::debian("unshare", &["util-linux"])?;

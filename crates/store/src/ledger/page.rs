@@ -66,7 +66,10 @@ pub(crate) struct Rebuilt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Replaced {
     pub(crate) catalog: u32,
-    /// The sequence after the highest one seen of it.
+    /// The last owner of it of which anything was seen.
+    pub(crate) epoch: u64,
+    /// The sequence after the highest one seen of that owner. What is beyond both
+    /// was not seen.
     pub(crate) next: u64,
     /// When it was fenced.
     pub(crate) at: Timestamp,
@@ -231,6 +234,7 @@ mod tests {
                     at: Timestamp(8),
                     older: vec![Replaced {
                         catalog: 0,
+                        epoch: 4,
                         next: 13,
                         at: Timestamp(8),
                     }],

@@ -20,13 +20,24 @@ use crate::record::PointRecord;
 /// A page and the name of its frame.
 pub(super) type NamedPage = (ChunkDigest, PageRecord);
 
-/// What is known of the vault's owners.
+/// What owners tell of one another.
 #[derive(Debug, Default)]
-pub(super) struct Owners {
+struct Evidence {
     /// For each owner, the lowest sequence from which it or a later one numbers.
     from: BTreeMap<u64, u64>,
     /// Epoch and sequence of commits that failed.
     failed: HashSet<(u64, u64)>,
+}
+
+/// What is known of the vault's owners.
+#[derive(Debug, Default)]
+pub(super) struct Owners {
+    /// What the rebuilds that replaced older catalogs knew of them, and all that is
+    /// told of the last one. What comes to light later of an older catalog changes
+    /// nothing of what was decided.
+    known: Evidence,
+    /// All of it: for what no rebuild had seen.
+    told: Evidence,
     /// The last rebuild.
     rebuilt: Option<Rebuilt>,
     read: HashSet<ChunkDigest>,
@@ -52,41 +63,59 @@ fn events(page: &PageRecord) -> impl Iterator<Item = &Event> {
     entries.iter().map(|entry| &entry.event)
 }
 
-impl Owners {
-    pub(super) fn of(records: &[PointRecord], pages: &[NamedPage]) -> Self {
-        let mut owners = Self::default();
-        let mut began = |epoch: u64, began: u64| {
-            let known = owners.from.entry(epoch).or_insert(began);
-            *known = (*known).min(began);
-        };
-        for record in records {
-            began(record.epoch, record.began);
-        }
-        for (_, page) in pages {
-            began(page.epoch, page.began);
-            if let Page::Summary(summary) = &page.page {
-                for (epoch, from) in &summary.past.began {
-                    began(*epoch, *from);
-                }
-                owners.failed.extend(&summary.past.failed);
+impl Evidence {
+    fn began(&mut self, epoch: u64, began: u64) {
+        let known = self.from.entry(epoch).or_insert(began);
+        *known = (*known).min(began);
+    }
+
+    fn take_page(&mut self, page: &PageRecord) {
+        self.began(page.epoch, page.began);
+        if let Page::Summary(summary) = &page.page {
+            for (epoch, from) in &summary.past.began {
+                self.began(*epoch, *from);
             }
-            for event in events(page) {
-                match event {
-                    Event::Began { epoch, began: from } => began(*epoch, *from),
-                    Event::Rebuilt(rebuilt) => began(rebuilt.epoch, rebuilt.began),
-                    Event::Failed { epoch, sequences } => {
-                        let failed = sequences.iter().map(|sequence| (*epoch, *sequence));
-                        owners.failed.extend(failed);
-                    }
-                    _ => {}
+            self.failed.extend(&summary.past.failed);
+        }
+        for event in events(page) {
+            match event {
+                Event::Began { epoch, began } => self.began(*epoch, *began),
+                Event::Rebuilt(rebuilt) => self.began(rebuilt.epoch, rebuilt.began),
+                Event::Failed { epoch, sequences } => {
+                    let failed = sequences.iter().map(|sequence| (*epoch, *sequence));
+                    self.failed.extend(failed);
                 }
+                _ => {}
             }
         }
+    }
+
+    /// What numbers are from is what any later owner numbers from too.
+    fn settle(&mut self) {
         let mut lowest = u64::MAX;
-        for from in owners.from.values_mut().rev() {
+        for from in self.from.values_mut().rev() {
             lowest = lowest.min(*from);
             *from = lowest;
         }
+    }
+
+    /// What an owner numbered from here on was not committed.
+    fn limit(&self, epoch: u64) -> u64 {
+        let later = epoch.checked_add(1).map(|later| self.from.range(later..));
+        later
+            .and_then(|mut later| later.next())
+            .map_or(u64::MAX, |(_, from)| *from)
+    }
+
+    /// Whether what an owner has numbered so can have been committed.
+    fn may_count(&self, epoch: u64, sequence: u64) -> bool {
+        sequence < self.limit(epoch) && !self.failed.contains(&(epoch, sequence))
+    }
+}
+
+impl Owners {
+    pub(super) fn of(records: &[PointRecord], pages: &[NamedPage]) -> Self {
+        let mut owners = Self::default();
         let all = pages.iter().flat_map(|(_, page)| events(page));
         let rebuilt = all.filter_map(|event| match event {
             Event::Rebuilt(rebuilt) => Some(rebuilt),
@@ -102,15 +131,21 @@ impl Owners {
         owners.accepted = accepted.copied().collect();
         let read = owners.rebuilt.iter().flat_map(|rebuilt| &rebuilt.pages);
         owners.read = read.filter_map(|page| page.frame).collect();
+        for record in records {
+            owners.told.began(record.epoch, record.began);
+            if owners.missed_by(record).is_none() {
+                owners.known.began(record.epoch, record.began);
+            }
+        }
+        for named in pages {
+            owners.told.take_page(&named.1);
+            if owners.has_read(named) {
+                owners.known.take_page(&named.1);
+            }
+        }
+        owners.known.settle();
+        owners.told.settle();
         owners
-    }
-
-    /// What an owner numbered from here on was not committed.
-    fn limit(&self, epoch: u64) -> u64 {
-        let later = epoch.checked_add(1).map(|later| self.from.range(later..));
-        later
-            .and_then(|mut later| later.next())
-            .map_or(u64::MAX, |(_, from)| *from)
     }
 
     /// The last rebuild, if a catalog is older than the one that it made.
@@ -119,9 +154,9 @@ impl Owners {
         (catalog_of(epoch) < catalog_of(rebuilt.epoch)).then_some(rebuilt)
     }
 
-    /// Whether what an owner has numbered so can have been committed.
-    pub(super) fn may_count(&self, epoch: u64, sequence: u64) -> bool {
-        sequence < self.limit(epoch) && !self.failed.contains(&(epoch, sequence))
+    /// Whether an event of a page that was read can have happened.
+    pub(super) fn may_have_happened(&self, epoch: u64, sequence: u64) -> bool {
+        self.known.may_count(epoch, sequence)
     }
 
     /// What the last rebuild knew of a catalog that is older: what was decided
@@ -138,39 +173,49 @@ impl Owners {
             // It was fenced no later than one that came after it.
             known => Replaced {
                 catalog,
+                epoch: 0,
                 next: 0,
                 at: known.map_or(rebuilt.at, |known| known.at),
             },
         })
     }
 
-    /// The catalog of a record, if the rebuild that replaced it had not seen
-    /// the record, nor has one since taken it in.
+    /// The catalog of a record, if the rebuild that replaced it had not seen the
+    /// record.
     fn missed_by(&self, record: &PointRecord) -> Option<Replaced> {
-        let sequence = record.point.sequence;
         self.replaced(catalog_of(record.epoch))
-            .filter(|it| sequence >= it.next && !self.accepted.contains(&(record.epoch, sequence)))
+            .filter(|it| (record.epoch, record.point.sequence) >= (it.epoch, it.next))
+    }
+
+    fn is_accepted(&self, record: &PointRecord) -> bool {
+        self.rebuilt_since(record.epoch).is_some()
+            && self
+                .accepted
+                .contains(&(record.epoch, record.point.sequence))
     }
 
     /// Whether no rebuild has decided about it yet.
     pub(super) fn is_unseen(&self, record: &PointRecord) -> bool {
-        self.missed_by(record).is_some()
+        self.missed_by(record).is_some() && !self.is_accepted(record)
     }
 
     /// Whether a record may be that of a point. What the rebuild that replaced
     /// its catalog had not seen is told apart by its time: what is younger than
     /// the fence is an overridden owner's, and what is older was missing.
     fn standing(&self, record: &PointRecord) -> Standing {
-        let sequence = record.point.sequence;
-        let is_older = self.rebuilt_since(record.epoch).is_some();
-        if is_older && self.accepted.contains(&(record.epoch, sequence)) {
+        if self.is_accepted(record) {
             return Standing::Counts;
         }
-        if !self.may_count(record.epoch, sequence) {
+        let missed = self.missed_by(record);
+        let evidence = match missed {
+            Some(_) => &self.told,
+            None => &self.known,
+        };
+        if !evidence.may_count(record.epoch, record.point.sequence) {
             return Standing::Failed;
         }
         let at = record.committed().max(record.point.time);
-        match self.missed_by(record) {
+        match missed {
             Some(replaced) if at >= replaced.at => Standing::Late,
             _ => Standing::Counts,
         }
@@ -183,13 +228,14 @@ impl Owners {
 
     /// What the next rebuild has to know of older catalogs. `seen` is what this
     /// one has found of all; `at` is when it fenced those that none before had.
-    pub(super) fn older(&self, seen: &BTreeMap<u32, u64>, at: Timestamp) -> Vec<Replaced> {
+    pub(super) fn older(&self, seen: &BTreeMap<u32, Seen>, at: Timestamp) -> Vec<Replaced> {
         let before = self.rebuilt.iter().flat_map(|rebuilt| &rebuilt.older);
         let mut older: BTreeMap<u32, Replaced> = before.map(|it| (it.catalog, *it)).collect();
-        for (catalog, next) in seen {
+        for (catalog, seen) in seen {
             let now = Replaced {
                 catalog: *catalog,
-                next: *next,
+                epoch: seen.epoch,
+                next: seen.next_of_epoch,
                 at,
             };
             let known = self.replaced(*catalog).unwrap_or(now);
@@ -219,13 +265,13 @@ impl Owners {
     pub(super) fn past(&self) -> Past {
         // Each tells the lowest of what came later too.
         let mut began: Vec<(u64, u64)> = Vec::new();
-        for (epoch, from) in &self.from {
+        for (epoch, from) in &self.known.from {
             if began.last().is_some_and(|(_, last)| last == from) {
                 began.pop();
             }
             began.push((*epoch, *from));
         }
-        let mut failed: Vec<_> = self.failed.iter().copied().collect();
+        let mut failed: Vec<_> = self.known.failed.iter().copied().collect();
         failed.sort_unstable();
         let mut past = Past {
             began,
@@ -250,7 +296,7 @@ impl Owners {
         for named in pages {
             let (_, page) = named;
             if let Page::Summary(part) = &page.page
-                && part.sequence <= self.limit(page.epoch)
+                && part.sequence <= self.known.limit(page.epoch)
                 && self.has_read(named)
             {
                 all.entry((part.sequence, page.epoch, part.parts))
@@ -281,29 +327,48 @@ impl Owners {
     /// synchronization became another point later.
     pub(super) fn uncommitted(&self, records: &[PointRecord]) -> Vec<bool> {
         let may_count = |record: &PointRecord| self.standing(record) == Standing::Counts;
-        let mut last: HashMap<SynchronizationId, u64> = HashMap::new();
+        // What a rebuild had not seen hides nothing that it had.
+        let mut last: HashMap<(SynchronizationId, bool), u64> = HashMap::new();
         for record in records.iter().filter(|record| may_count(record)) {
-            let point = &record.point;
-            let known = last.entry(point.synchronization).or_default();
-            *known = (*known).max(point.sequence);
+            let missed = self.missed_by(record).is_some();
+            for missed in [missed, true] {
+                let known = last.entry((record.point.synchronization, missed));
+                let known = known.or_default();
+                *known = (*known).max(record.point.sequence);
+            }
         }
         let is_not = |record: &PointRecord| {
-            let sequence = record.point.sequence;
-            let is_older = self.rebuilt_since(record.epoch).is_some();
-            let is_accepted = is_older && self.accepted.contains(&(record.epoch, sequence));
-            let last = last.get(&record.point.synchronization);
-            !may_count(record) || (!is_accepted && last.is_some_and(|last| sequence < *last))
+            let missed = self.missed_by(record).is_some();
+            let last = last.get(&(record.point.synchronization, missed));
+            let is_hidden = last.is_some_and(|last| record.point.sequence < *last);
+            !may_count(record) || (is_hidden && !self.is_accepted(record))
         };
         records.iter().map(is_not).collect()
     }
 }
 
-/// For each catalog, the sequence after the highest one that anything tells.
-pub(super) fn seen(records: &[PointRecord], pages: &[NamedPage]) -> BTreeMap<u32, u64> {
-    let mut seen: BTreeMap<u32, u64> = BTreeMap::new();
+/// What is seen of a catalog.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// The sequence after the highest one that anything tells.
+    pub(super) next: u64,
+    /// The last owner of which there is anything.
+    pub(super) epoch: u64,
+    /// The sequence after the highest one that it tells.
+    pub(super) next_of_epoch: u64,
+}
+
+/// What there is of each catalog.
+pub(super) fn seen(records: &[PointRecord], pages: &[NamedPage]) -> BTreeMap<u32, Seen> {
+    let mut seen: BTreeMap<u32, Seen> = BTreeMap::new();
     let mut saw = |epoch: u64, next: u64| {
         let known = seen.entry(catalog_of(epoch)).or_default();
-        *known = (*known).max(next);
+        known.next = known.next.max(next);
+        if epoch > known.epoch {
+            (known.epoch, known.next_of_epoch) = (epoch, next);
+        } else if epoch == known.epoch {
+            known.next_of_epoch = known.next_of_epoch.max(next);
+        }
     };
     for record in records {
         saw(record.epoch, record.point.sequence.saturating_add(1));

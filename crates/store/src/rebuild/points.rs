@@ -7,7 +7,7 @@ use backstop_core::{
     ChunkDigest, Marks, PointId, Protection, SourceName, SynchronizationId, Timestamp,
 };
 
-use super::owners::{self, NamedPage, Owners};
+use super::owners::{self, NamedPage, Owners, Seen};
 use super::states::{self, Told};
 use crate::ledger::{Event, LedgerEntry, Page, Rebuilt};
 use crate::operators::Operators;
@@ -31,8 +31,8 @@ pub(super) struct Decided {
     /// The vault's time, as far as anything that counts tells of it.
     pub(super) time: Option<Timestamp>,
     pub(super) next_sequence: u64,
-    /// For each catalog, the sequence after the highest one.
-    pub(super) seen: BTreeMap<u32, u64>,
+    /// What there is of each catalog.
+    pub(super) seen: BTreeMap<u32, Seen>,
     /// Which of the pages still count.
     pub(super) pages: Vec<usize>,
     /// Which of the pages were not refused as a whole.
@@ -63,7 +63,7 @@ fn entries<'a>(
             }
             Page::Entries(all) => {
                 let counts = |entry: &&LedgerEntry| {
-                    entry.sequence >= since && owners.may_count(page.epoch, entry.sequence)
+                    entry.sequence >= since && owners.may_have_happened(page.epoch, entry.sequence)
                 };
                 let before = entries.len();
                 entries.extend(all.iter().filter(counts).map(|entry| (page.epoch, entry)));
@@ -189,7 +189,7 @@ pub(super) fn decide(records: Vec<PointRecord>, pages: &[NamedPage]) -> Decided 
     decided.read = read.map(|(at, _)| at).collect();
     decided.pages = counting;
     decided.seen = owners::seen(&records, pages);
-    decided.next_sequence = decided.seen.values().copied().fold(since, u64::max);
+    decided.next_sequence = decided.seen.values().map(|seen| seen.next).fold(since, u64::max);
 
     // Each with its sequence: a point may come back under its name, from a second
     // vault, and what was told before says nothing of it.

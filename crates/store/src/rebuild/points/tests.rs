@@ -350,12 +350,18 @@ fn the_time_of_what_was_never_committed_does_not_count() {
 const AGAIN: u64 = 1 << 32;
 
 fn rebuilt(seen: u64, read: &[&NamedPage]) -> NamedPage {
+    rebuilt_after((1, seen), read)
+}
+
+/// It saw what the last owner numbers below `seen`.
+fn rebuilt_after((epoch, seen): (u64, u64), read: &[&NamedPage]) -> NamedPage {
     let rebuilt = Rebuilt {
         epoch: AGAIN + 1,
         began: AGAIN,
         at: Timestamp(70),
         older: vec![Replaced {
             catalog: 0,
+            epoch,
             next: seen,
             at: Timestamp(70),
         }],
@@ -378,7 +384,8 @@ fn what_a_rebuild_had_not_seen_is_back_and_told() {
     assert_eq!(ids(&decided.points), [1, 4, AGAIN + 1]);
     assert_eq!(decided.unseen, [all[1].point.id].into());
     assert_eq!(decided.next_sequence, AGAIN + 2);
-    assert_eq!(decided.seen, [(0, 5), (1, AGAIN + 2)].into());
+    let seen = decided.seen.iter().map(|(catalog, seen)| (*catalog, seen.next));
+    assert!(seen.eq([(0, 5), (1, AGAIN + 2)]));
     let decided = decide(all.clone(), &[rebuilt(5, &[])]);
     assert!(decided.unseen.is_empty());
     // Later than the rebuild, it is of somebody who woke.
@@ -470,6 +477,44 @@ fn what_was_missing_is_taken_in_once_and_vouches_for_nothing_else() {
     assert!(decided.unseen.is_empty(), "it was decided about");
 }
 
+/// A commit failed half way, and a rebuild found its point whole; the owner after
+/// that one, of which the rebuild saw nothing, and that one itself wake.
+#[test]
+fn what_comes_to_light_later_hides_nothing_that_a_rebuild_has_found() {
+    let mut all = vec![record(1, 1), record(1, 3), record(1, 9)];
+    let gone = page_of(1, 0, entries(vec![(4, removed(&[&all[0]]))]));
+    all[2].point.source = SourceName::new("other").unwrap();
+    let decided = decide(all.clone(), std::slice::from_ref(&gone));
+    assert_eq!(ids(&decided.points), [9, 3]);
+    let mut pages = vec![gone];
+    pages.push(rebuilt_again(&decided, &pages, 1, 70));
+    let failed = Event::Failed {
+        epoch: 1,
+        sequences: vec![3],
+    };
+    pages.push(page_of(1, 0, entries(vec![(10, failed)])));
+    pages.push(page_of(2, 2, entries(vec![])));
+    // Its number is below the highest one of the owner before.
+    all.push(record_of(2, 2, 5));
+    all[3].point.synchronization = all[1].point.synchronization;
+    all[3].committed = Some(Timestamp(80));
+    for number in 2..5 {
+        let decided = decide(all.clone(), &pages);
+        assert_eq!(ids(&decided.points), [9, 3]);
+        assert_eq!(ids(&decided.expired), [1]);
+        assert_eq!(ids(&decided.uncommitted), [5]);
+        assert_eq!(decided.late, [all[3].point.id].into());
+        pages.push(rebuilt_again(&decided, &pages, number, 70 + i64::from(number)));
+    }
+    // Of what was missing then, the last of a synchronization counts.
+    all[3].committed = Some(Timestamp(5));
+    all.push(record_of(2, 2, 6));
+    all[4].point.synchronization = all[3].point.synchronization;
+    let decided = decide(all.clone(), &pages);
+    assert_eq!(ids(&decided.points), [9, 3, 6]);
+    assert_eq!(ids(&decided.uncommitted), [5]);
+}
+
 /// As after the loss of the newest log of a catalog, and of what is told by its
 /// time alone.
 #[test]
@@ -485,7 +530,7 @@ fn what_was_never_committed_can_be_taken_in_for_good() {
     all[2].committed = Some(Timestamp(80));
     // Its place is taken, or it became another.
     all[5].point.source = SourceName::new("other").unwrap();
-    let mut pages = vec![rebuilt(4, &[])];
+    let mut pages = vec![rebuilt_after((2, 4), &[])];
     let mut decided = decide(all.clone(), &pages);
     assert_eq!(decided.uncommitted.len(), 3);
     let back = decided.take_uncommitted();
