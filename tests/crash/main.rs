@@ -54,6 +54,9 @@ async fn survive(count: u32) {
     let mut rounds: Option<Rounds> = None;
     for round in 0..count {
         if round % LIFE == 0 {
+            if let Some(rounds) = &mut rounds {
+                rounds.end().await;
+            }
             done.end_life(rounds.take());
             // What a killed reader has registered is held for an hour: where all are
             // killed, nothing is ever deleted.
@@ -67,6 +70,9 @@ async fn survive(count: u32) {
             println!("round {round}: {command:?}");
             rounds.go(command).await;
         }
+    }
+    if let Some(rounds) = &mut rounds {
+        rounds.end().await;
     }
     done.end_life(rounds);
     println!("{done}");

@@ -145,6 +145,30 @@ impl Rounds {
         self.lab.dirty = Some(Vec::new());
     }
 
+    /// After all of it, what is old can be given back: where no killed reader is
+    /// waited for, it is.
+    pub(crate) async fn end(&mut self) {
+        for _ in 0..2 {
+            self.protect_whole();
+        }
+        self.to_its_end("vault", &["protection", "set", "--undo", "0"]);
+        let folder = self.lab.path("");
+        let before = ids(&self.main.look(&folder).await);
+        let kept = KEPT.to_string();
+        let words = ["expire", "vm", "--keep-last", &kept, "--min-age", "0s"];
+        self.to_its_end("vault", &words);
+        let old = before.len().saturating_sub(KEPT);
+        self.main.lose(&before[..old]);
+        let report = self.to_its_end("vault", &["collect", "--most-dead", "0"]);
+        let count = |what: &str| report[what]["count"].as_u64().unwrap();
+        assert!(
+            self.kills_readers || count("waiting") == 0,
+            "nobody reads: {report}"
+        );
+        self.done.work.deleted += count("deleted");
+        self.main.is_as_known(&folder).await;
+    }
+
     async fn protect(&mut self) {
         self.lab.change(&mut self.random);
         let mut arguments = vec!["protect", "vm", "--image", "image"];

@@ -8,7 +8,8 @@
 //! pack stays condemned, is told, and is tried again by the next run.
 //!
 //! A frame may stand in other packs too, and somebody may rely on it there:
-//! its entry then comes to name that copy, once it was read ([`copies`]).
+//! its entry then comes to name that copy, once it was read ([`copies`]). Who
+//! reads by then may go by the old entry, so that the pack waits once more.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -193,6 +194,8 @@ async fn delete(run: &mut Run<'_>, packs: &[Doomed], others: &HashMap<Frame, Oth
         .iter()
         .flat_map(|pack| pack.named.iter().map(|(frame, _)| *frame))
         .collect();
+    let moved = moved(packs, others);
+    not_found_out(vault, &moved).await?;
     let mut settled = Vec::new();
     for frames in named.chunks(AT_ONCE) {
         settled.extend(release(vault, &numbers, frames, others).await?);
@@ -201,6 +204,12 @@ async fn delete(run: &mut Run<'_>, packs: &[Doomed], others: &HashMap<Frame, Oth
     for frame in &settled {
         vault.index.forget_bad(frame).await;
     }
+    let waiting = still_read(run, packs, &moved).await?;
+    let packs: Vec<&Doomed> = packs
+        .iter()
+        .filter(|pack| !waiting.contains(&pack.number))
+        .collect();
+    let numbers: Vec<u64> = packs.iter().map(|pack| pack.number).collect();
     vault.index.forget(&numbers);
     let objects = packs.iter().filter_map(|pack| {
         let record = pack.record.as_ref()?;
@@ -222,7 +231,7 @@ async fn delete(run: &mut Run<'_>, packs: &[Doomed], others: &HashMap<Frame, Oth
     // Or power loss could bring them back, unknown.
     vault.place.sync(FOLDER)?;
     let mut batch = Batch::default();
-    for Doomed { number, record, .. } in packs {
+    for Doomed { number, record, .. } in &packs {
         run.report.requests += u64::from(record.is_some());
         let bytes = record.as_ref().map(|record| record.bytes);
         if locked.contains(number) {
@@ -237,6 +246,75 @@ async fn delete(run: &mut Run<'_>, packs: &[Doomed], others: &HashMap<Frame, Oth
     }
     vault.catalog.write(batch).await?;
     Ok(())
+}
+
+/// The packs of which entries come to name other copies.
+fn moved(packs: &[Doomed], others: &HashMap<Frame, Other>) -> Vec<u64> {
+    let is_moved = |(frame, _): &(Frame, Location)| {
+        matches!(others.get(frame), Some(Other::Whole(_) | Other::Damaged(_)))
+    };
+    let moved = packs.iter().filter(|pack| pack.named.iter().any(is_moved));
+    moved.map(|pack| pack.number).collect()
+}
+
+async fn condemned_pack(vault: &Vault, number: u64) -> Result<CondemnedPack> {
+    let value = vault.catalog.get(&numbered_key(CONDEMNED, number)).await?;
+    let known = value.map(|value| record::decode("the record of a condemned pack", &value));
+    Ok(known.transpose()?.unwrap_or(CondemnedPack {
+        at: vault.clock.now(),
+        readers: None,
+    }))
+}
+
+/// Before entries move away from packs: it is to be found out anew who may read
+/// these, even if this ends right after.
+async fn not_found_out(vault: &Vault, packs: &[u64]) -> Result<()> {
+    let mut batch = Batch::default();
+    for number in packs {
+        let condemned = CondemnedPack {
+            readers: None,
+            ..condemned_pack(vault, *number).await?
+        };
+        let key = numbered_key(CONDEMNED, *number);
+        batch.put(&key, &record::encode(&condemned)?);
+    }
+    vault.catalog.write(batch).await
+}
+
+/// Those of the packs from which entries have moved away, durably, that somebody
+/// may still read by the old ones. Who begins from now on finds the new ones.
+async fn still_read(run: &mut Run<'_>, packs: &[Doomed], moved: &[u64]) -> Result<HashSet<u64>> {
+    let vault = run.vault;
+    let mut waiting = HashSet::new();
+    if moved.is_empty() {
+        return Ok(waiting);
+    }
+    vault.reading.condemned(moved.to_vec());
+    let alive = readers::registered(&vault.place, vault.clock.now()).await?;
+    let (needed_here, reading_here) = vault.reading.needed();
+    let mut batch = Batch::default();
+    for pack in packs.iter().filter(|pack| moved.contains(&pack.number)) {
+        let Some(record) = &pack.record else {
+            continue;
+        };
+        if alive.is_empty() && !needed_here.contains(&pack.number) {
+            continue;
+        }
+        let condemned = CondemnedPack {
+            readers: Some(alive.clone()),
+            ..condemned_pack(vault, pack.number).await?
+        };
+        let key = numbered_key(CONDEMNED, pack.number);
+        batch.put(&key, &record::encode(&condemned)?);
+        run.report.waiting.add(record.bytes);
+        waiting.insert(pack.number);
+    }
+    if !waiting.is_empty() {
+        let readers = alive.len() as u64 + reading_here;
+        run.report.readers = run.report.readers.max(readers);
+    }
+    vault.catalog.write(batch).await?;
+    Ok(waiting)
 }
 
 /// The folder of packs.

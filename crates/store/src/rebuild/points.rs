@@ -189,7 +189,11 @@ pub(super) fn decide(records: Vec<PointRecord>, pages: &[NamedPage]) -> Decided 
     decided.read = read.map(|(at, _)| at).collect();
     decided.pages = counting;
     decided.seen = owners::seen(&records, pages);
-    decided.next_sequence = decided.seen.values().map(|seen| seen.next).fold(since, u64::max);
+    decided.next_sequence = decided
+        .seen
+        .values()
+        .map(|seen| seen.next)
+        .fold(since, u64::max);
 
     // Each with its sequence: a point may come back under its name, from a second
     // vault, and what was told before says nothing of it.

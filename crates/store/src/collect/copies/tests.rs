@@ -10,7 +10,7 @@ use object_store::path::Path;
 use super::*;
 use crate::DedupStore;
 use crate::catalog::{CONDEMNED, numbered_key};
-use crate::collect::walk;
+use crate::collect::{delete, walk};
 use crate::map::node::Node;
 use crate::nodes::raw_frame;
 use crate::pack::index::bad_frames;
@@ -168,6 +168,53 @@ async fn a_copy_that_only_the_index_knows_is_looked_at() {
     assert_eq!(mended.unwrap(), 1);
     assert_eq!(lab.said(frame).await, Said::At(at));
     assert_eq!(lab.bad().await, []);
+}
+
+/// A reader that registered after a pack was condemned still goes by an entry that
+/// names it: a rebuild's may.
+#[tokio::test]
+async fn a_pack_waits_for_who_reads_when_entries_move_away_from_it() {
+    let lab = Lab::new().await;
+    let (frame, old) = lab.put(Content::Chunk, b"a chunk").await;
+    let (_, new) = lab.put(Content::Chunk, b"a chunk").await;
+    let vault = lab.vault();
+    let condemned = CondemnedPack {
+        at: vault.clock.now(),
+        readers: Some(Vec::new()),
+    };
+    let mut batch = Batch::default();
+    let key = numbered_key(CONDEMNED, new.pack);
+    batch.put(&key, &record::encode(&condemned).unwrap());
+    vault.catalog.write(batch).await.unwrap();
+    vault.catalog.flush().await.unwrap();
+    vault.index.condemn([new.pack]);
+    let builder = DedupStore::on(Arc::clone(&lab.objects) as _, "v");
+    let beside = builder.open_read_only().await.unwrap();
+    let located = beside.vault.index.locate_indexed(frame.0, &[frame.1]).await;
+    assert_eq!(located.unwrap(), [Some(new)]);
+    let here = vault.reading.begin();
+    let delete = async || {
+        let inventory = lab.inventory().await;
+        let mut run = lab.run();
+        let deleting = delete::condemned(&mut run, &inventory, Judged::NotYet);
+        deleting.await.unwrap();
+        let report = run.report;
+        (report.waiting.count, report.deleted.count, report.readers)
+    };
+    for _ in 0..2 {
+        assert_eq!(delete().await, (1, 0, 2));
+        assert_eq!(lab.said(frame).await, Said::At(old));
+        let read = beside
+            .vault
+            .reader
+            .read_at(frame.0, &frame.1, new, &beside.vault.codecs);
+        read.await.unwrap();
+    }
+    beside.close().await.unwrap();
+    assert_eq!(delete().await, (1, 0, 1));
+    drop(here);
+    assert_eq!(delete().await, (0, 1, 0));
+    assert_eq!(lab.said(frame).await, Said::At(old));
 }
 
 /// What is on its way may be lost yet.

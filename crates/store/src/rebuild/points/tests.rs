@@ -384,7 +384,10 @@ fn what_a_rebuild_had_not_seen_is_back_and_told() {
     assert_eq!(ids(&decided.points), [1, 4, AGAIN + 1]);
     assert_eq!(decided.unseen, [all[1].point.id].into());
     assert_eq!(decided.next_sequence, AGAIN + 2);
-    let seen = decided.seen.iter().map(|(catalog, seen)| (*catalog, seen.next));
+    let seen = decided
+        .seen
+        .iter()
+        .map(|(catalog, seen)| (*catalog, seen.next));
     assert!(seen.eq([(0, 5), (1, AGAIN + 2)]));
     let decided = decide(all.clone(), &[rebuilt(5, &[])]);
     assert!(decided.unseen.is_empty());
@@ -504,7 +507,12 @@ fn what_comes_to_light_later_hides_nothing_that_a_rebuild_has_found() {
         assert_eq!(ids(&decided.expired), [1]);
         assert_eq!(ids(&decided.uncommitted), [5]);
         assert_eq!(decided.late, [all[3].point.id].into());
-        pages.push(rebuilt_again(&decided, &pages, number, 70 + i64::from(number)));
+        pages.push(rebuilt_again(
+            &decided,
+            &pages,
+            number,
+            70 + i64::from(number),
+        ));
     }
     // Of what was missing then, the last of a synchronization counts.
     all[3].committed = Some(Timestamp(5));
