@@ -58,8 +58,6 @@ async fn survive(count: u32) {
                 rounds.end().await;
             }
             done.end_life(rounds.take());
-            // What a killed reader has registered is held for an hour: where all are
-            // killed, nothing is ever deleted.
             let kills_readers = (round / LIFE) % 2 == 1;
             rounds = Some(Rounds::new(random.fork(), kills_readers));
         }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::runtime::Handle;
+use tokio::runtime::{self, Handle};
 use tokio::sync::oneshot;
 
 use crate::{Error, Result};
@@ -16,7 +16,8 @@ use crate::{Error, Result};
 /// Work runs on the blocking threads of the caller's tokio runtime; Backstop
 /// starts no threads of its own. Clones share the bound. Work is begun in the
 /// order it was asked for. Dropping the future of [`run`](Self::run) does not
-/// stop work that has begun; its result is dropped.
+/// stop work that has begun; its result is dropped. Work that has not is not done
+/// when its turn comes; until then it keeps what it holds.
 #[derive(Clone, Debug)]
 pub struct CpuPool {
     line: Option<Arc<Line>>,
@@ -85,6 +86,7 @@ impl Line {
 /// One thread's share of the work: a first piece, and then whatever waits.
 struct Runner {
     line: Arc<Line>,
+    runtime: runtime::Id,
     first: Option<Job>,
 }
 
@@ -93,6 +95,7 @@ impl Runner {
         let runtime = job.runtime.clone();
         let runner = Self {
             line,
+            runtime: runtime.id(),
             first: Some(job),
         };
         // Of a runtime that ends, it is dropped without having run.
@@ -102,7 +105,14 @@ impl Runner {
     fn run(mut self) {
         let mut next = self.first.take();
         while let Some(job) = next {
-            (job.work)();
+            if job.runtime.id() != self.runtime {
+                // Its own runtime may end, and waits for this thread until then.
+                Self::start(Arc::clone(&self.line), job);
+                return;
+            }
+            // What nobody waits for may panic too, while it is dropped: the turn
+            // would be lost.
+            drop(catch_unwind(AssertUnwindSafe(job.work)));
             next = self.line.next();
         }
     }
@@ -110,12 +120,15 @@ impl Runner {
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        // Its runtime ended before it began: work of other runtimes goes on
-        // there.
-        if self.first.take().is_some()
-            && let Some(job) = self.line.next()
-        {
-            Self::start(Arc::clone(&self.line), job);
+        if self.first.take().is_none() {
+            return;
+        }
+        // Its runtime ended before it began: work of other runtimes goes on there.
+        while let Some(job) = self.line.next() {
+            if job.runtime.id() != self.runtime {
+                Self::start(Arc::clone(&self.line), job);
+                return;
+            }
         }
     }
 }

@@ -38,7 +38,7 @@ pub(crate) enum Change {
 pub(crate) async fn commit(vault: &Vault, changes: &[Change]) -> Result<()> {
     let mut batch = Batch::default();
     for change in changes {
-        add(&mut batch, &vault.catalog, change)?;
+        add(&mut batch, &vault.catalog, change).await?;
     }
     ledger::commit(vault, batch, events(changes)).await?;
     for change in changes {
@@ -94,7 +94,7 @@ fn events(changes: &[Change]) -> Vec<Event> {
     events
 }
 
-fn add(batch: &mut Batch, catalog: &Catalog, change: &Change) -> Result<()> {
+async fn add(batch: &mut Batch, catalog: &Catalog, change: &Change) -> Result<()> {
     let keys = |record: &PointRecord| {
         let (source, sequence) = (&record.point.source, record.point.sequence);
         let there = catalog.point_key(source, sequence);
@@ -113,13 +113,22 @@ fn add(batch: &mut Batch, catalog: &Catalog, change: &Change) -> Result<()> {
         }
         Change::Removed(record) => {
             let (there, expired) = keys(record);
-            batch.delete(if record.expiry.is_some() {
-                &expired
+            let place = if record.expiry.is_some() {
+                expired
             } else {
-                &there
-            });
+                there
+            };
+            batch.delete(&place);
             batch.delete(&catalog::id_key(record.point.id));
-            batch.delete(&catalog::synchronization_key(record.point.synchronization));
+            // A rebuild may have found two points of one synchronization.
+            let key = catalog::synchronization_key(record.point.synchronization);
+            if catalog
+                .get(&key)
+                .await?
+                .is_some_and(|names| names[..] == place)
+            {
+                batch.delete(&key);
+            }
         }
         Change::Marked(record) => {
             let (there, _) = keys(record);

@@ -264,7 +264,7 @@ fn paged(entries: Vec<LedgerEntry>) -> Vec<Vec<LedgerEntry>> {
         let names = match &entry.event {
             Event::Removed { points } => points.len(),
             Event::Condemned { packs } => packs.len(),
-            Event::Rebuilt(rebuilt) => rebuilt.pages.len() + rebuilt.accepted.len(),
+            Event::Rebuilt(rebuilt) => rebuilt.names(),
             _ => 1,
         };
         match pages.last_mut() {

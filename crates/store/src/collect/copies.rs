@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::entries::{AT_ONCE, Said, entries_of};
 use super::inventory::Inventory;
-use super::{Judged, Run};
+use super::{Judged, Run, delete};
 use crate::catalog::Batch;
 use crate::failure;
 use crate::pack::frame::{self, Content, PlainFrame};
@@ -76,7 +76,10 @@ pub(super) async fn others(
     }
     let named = named.into_iter();
     let alone = named.filter(|(frame, _)| alone.contains(frame));
-    let all = alone.chain(spared).collect();
+    let all: Placed = alone.chain(spared).collect();
+    // Entries move when these are stored, whether or not the packs go then.
+    let packs: HashSet<u64> = all.iter().map(|(_, at)| at.pack).collect();
+    delete::not_found_out(vault, &Vec::from_iter(packs)).await?;
     let Some(needless) = rescue(run, inventory, judged, all).await? else {
         return Ok(None);
     };

@@ -67,6 +67,11 @@ pub(super) async fn condemned(
         run.report.readers = 0;
         return Ok(());
     }
+    let unknown = all.iter().filter(|(_, it)| it.readers.is_none());
+    let unknown: Vec<u64> = unknown.map(|(number, _)| *number).collect();
+    if !unknown.is_empty() {
+        vault.reading.condemned(unknown);
+    }
     // After what was condemned: who is not among them began later.
     let alive = readers::registered(&vault.place, vault.clock.now()).await?;
     let (needed_here, reading_here) = vault.reading.needed();
@@ -268,7 +273,7 @@ async fn condemned_pack(vault: &Vault, number: u64) -> Result<CondemnedPack> {
 
 /// Before entries move away from packs: it is to be found out anew who may read
 /// these, even if this ends right after.
-async fn not_found_out(vault: &Vault, packs: &[u64]) -> Result<()> {
+pub(super) async fn not_found_out(vault: &Vault, packs: &[u64]) -> Result<()> {
     let mut batch = Batch::default();
     for number in packs {
         let condemned = CondemnedPack {

@@ -57,22 +57,59 @@ pub(crate) struct Rebuilt {
     /// is told of them: a rebuild has taken them in.
     #[serde(default)]
     pub(crate) accepted: Vec<(u64, u64)>,
+    /// Epoch and sequence of points of older catalogs that came to light later and
+    /// were found not to have been committed.
+    #[serde(default)]
+    pub(crate) refused: Vec<(u64, u64)>,
+    /// What was known of the owners of older catalogs: from where they numbered,
+    /// and which commits had failed.
+    #[serde(default)]
+    pub(crate) owners: Vec<(u64, u64)>,
+    #[serde(default)]
+    pub(crate) failed: Vec<(u64, u64)>,
     /// The pages that were read and counted.
     pub(crate) pages: Vec<PageName>,
 }
 
 /// A catalog that a rebuild has replaced: what was decided by that one, however
 /// often the vault was rebuilt since.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Replaced {
     pub(crate) catalog: u32,
-    /// The last owner of it of which anything was seen.
-    pub(crate) epoch: u64,
-    /// The sequence after the highest one seen of that owner. What is beyond both
-    /// was not seen.
-    pub(crate) next: u64,
+    /// Its last owners of which anything was seen, at most [`Replaced::OWNERS`], by
+    /// epoch, each with the sequence after the highest one seen of it. What is of
+    /// others, or beyond, was not seen; what is of owners before these counts as
+    /// seen.
+    pub(crate) seen: Vec<(u64, u64)>,
     /// When it was fenced.
     pub(crate) at: Timestamp,
+}
+
+impl Rebuilt {
+    /// How many names and numbers it has.
+    pub(crate) fn names(&self) -> usize {
+        let numbers = [&self.accepted, &self.refused, &self.owners, &self.failed];
+        let numbers = numbers.map(Vec::len).into_iter().sum::<usize>();
+        let seen: usize = self.older.iter().map(|older| older.seen.len()).sum();
+        self.pages.len() + numbers + seen
+    }
+}
+
+impl Replaced {
+    /// So many owners are told apart.
+    pub(crate) const OWNERS: usize = 64;
+
+    /// Whether what an owner numbered so was seen.
+    pub(crate) fn has_seen(&self, epoch: u64, sequence: u64) -> bool {
+        let Some((first, _)) = self.seen.first() else {
+            return false;
+        };
+        let next = self.seen.iter().find(|(owner, _)| *owner == epoch);
+        next.map_or(
+            epoch < *first && self.seen.len() == Self::OWNERS,
+            |(_, next)| sequence < *next,
+        )
+    }
 }
 
 /// What of the past of a vault stays true, whatever becomes of the packs that
@@ -234,11 +271,13 @@ mod tests {
                     at: Timestamp(8),
                     older: vec![Replaced {
                         catalog: 0,
-                        epoch: 4,
-                        next: 13,
+                        seen: vec![(3, 9), (4, 13)],
                         at: Timestamp(8),
                     }],
                     accepted: vec![(3, 9)],
+                    refused: vec![(3, 10)],
+                    owners: vec![(4, 10)],
+                    failed: vec![(4, 12)],
                     pages: vec![ChunkDigest::of(b"a page").into()],
                 }),
             ),

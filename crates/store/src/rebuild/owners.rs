@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use backstop_core::{ChunkDigest, SynchronizationId, Timestamp};
+use backstop_core::{ChunkDigest, SourceName, SynchronizationId, Timestamp};
 
 use crate::catalog::catalog_of;
 use crate::ledger::{Event, Page, PageRecord, Past, Rebuilt, Replaced, Summary};
@@ -33,8 +33,8 @@ struct Evidence {
 #[derive(Debug, Default)]
 pub(super) struct Owners {
     /// What the rebuilds that replaced older catalogs knew of them, and all that is
-    /// told of the last one. What comes to light later of an older catalog changes
-    /// nothing of what was decided.
+    /// told of the last one. What comes to light later of an older catalog, or goes
+    /// with the packs that told it, changes nothing of what was decided.
     known: Evidence,
     /// All of it: for what no rebuild had seen.
     told: Evidence,
@@ -43,6 +43,8 @@ pub(super) struct Owners {
     read: HashSet<ChunkDigest>,
     /// Epoch and sequence of what rebuilds have taken in.
     accepted: HashSet<(u64, u64)>,
+    /// Of what came to light later and was found not to have been committed.
+    refused: HashSet<(u64, u64)>,
 }
 
 /// Whether a record can be that of a point, taken for itself.
@@ -131,16 +133,25 @@ impl Owners {
         owners.accepted = accepted.copied().collect();
         let read = owners.rebuilt.iter().flat_map(|rebuilt| &rebuilt.pages);
         owners.read = read.filter_map(|page| page.frame).collect();
+        if let Some(rebuilt) = &owners.rebuilt {
+            owners.refused = rebuilt.refused.iter().copied().collect();
+            for evidence in [&mut owners.known, &mut owners.told] {
+                for (epoch, from) in &rebuilt.owners {
+                    evidence.began(*epoch, *from);
+                }
+                evidence.failed.extend(&rebuilt.failed);
+            }
+        }
         for record in records {
             owners.told.began(record.epoch, record.began);
-            if owners.missed_by(record).is_none() {
+            if owners.rebuilt_since(record.epoch).is_none() {
                 owners.known.began(record.epoch, record.began);
             }
         }
-        for named in pages {
-            owners.told.take_page(&named.1);
-            if owners.has_read(named) {
-                owners.known.take_page(&named.1);
+        for (_, page) in pages {
+            owners.told.take_page(page);
+            if owners.rebuilt_since(page.epoch).is_none() {
+                owners.known.take_page(page);
             }
         }
         owners.known.settle();
@@ -169,12 +180,11 @@ impl Owners {
         let known = rebuilt.older.iter().filter(|it| it.catalog >= catalog);
         let known = known.min_by_key(|it| it.catalog);
         Some(match known {
-            Some(known) if known.catalog == catalog => *known,
+            Some(known) if known.catalog == catalog => known.clone(),
             // It was fenced no later than one that came after it.
             known => Replaced {
                 catalog,
-                epoch: 0,
-                next: 0,
+                seen: Vec::new(),
                 at: known.map_or(rebuilt.at, |known| known.at),
             },
         })
@@ -184,7 +194,7 @@ impl Owners {
     /// record.
     fn missed_by(&self, record: &PointRecord) -> Option<Replaced> {
         self.replaced(catalog_of(record.epoch))
-            .filter(|it| (record.epoch, record.point.sequence) >= (it.epoch, it.next))
+            .filter(|it| !it.has_seen(record.epoch, record.point.sequence))
     }
 
     fn is_accepted(&self, record: &PointRecord) -> bool {
@@ -194,9 +204,15 @@ impl Owners {
                 .contains(&(record.epoch, record.point.sequence))
     }
 
+    fn is_refused(&self, record: &PointRecord) -> bool {
+        let name = (record.epoch, record.point.sequence);
+        self.refused.contains(&name) && !self.is_accepted(record)
+    }
+
     /// Whether no rebuild has decided about it yet.
     pub(super) fn is_unseen(&self, record: &PointRecord) -> bool {
-        self.missed_by(record).is_some() && !self.is_accepted(record)
+        let is_decided = self.is_accepted(record) || self.is_refused(record);
+        self.missed_by(record).is_some() && !is_decided
     }
 
     /// Whether a record may be that of a point. What the rebuild that replaced
@@ -205,6 +221,9 @@ impl Owners {
     fn standing(&self, record: &PointRecord) -> Standing {
         if self.is_accepted(record) {
             return Standing::Counts;
+        }
+        if self.is_refused(record) {
+            return Standing::Failed;
         }
         let missed = self.missed_by(record);
         let evidence = match missed {
@@ -230,12 +249,12 @@ impl Owners {
     /// one has found of all; `at` is when it fenced those that none before had.
     pub(super) fn older(&self, seen: &BTreeMap<u32, Seen>, at: Timestamp) -> Vec<Replaced> {
         let before = self.rebuilt.iter().flat_map(|rebuilt| &rebuilt.older);
-        let mut older: BTreeMap<u32, Replaced> = before.map(|it| (it.catalog, *it)).collect();
+        let mut older: BTreeMap<u32, Replaced> =
+            before.map(|it| (it.catalog, it.clone())).collect();
         for (catalog, seen) in seen {
             let now = Replaced {
                 catalog: *catalog,
-                epoch: seen.epoch,
-                next: seen.next_of_epoch,
+                seen: seen.owners(),
                 at,
             };
             let known = self.replaced(*catalog).unwrap_or(now);
@@ -253,12 +272,17 @@ impl Owners {
         let is_news = |record: &&PointRecord| {
             self.is_unseen(record) || self.standing(record) != Standing::Counts
         };
-        let news = points.into_iter().filter(is_news);
-        let news = news.map(|record| (record.epoch, record.point.sequence));
-        let mut accepted: Vec<_> = self.accepted.iter().copied().chain(news).collect();
-        accepted.sort_unstable();
-        accepted.dedup();
-        accepted
+        all_of(&self.accepted, points.into_iter().filter(is_news))
+    }
+
+    /// What rebuilds have refused, those before and this one, of which these were
+    /// not committed. What only its time speaks against is looked at again.
+    pub(super) fn refused<'a>(
+        &self,
+        uncommitted: impl IntoIterator<Item = &'a PointRecord>,
+    ) -> Vec<(u64, u64)> {
+        let is_news = |record: &&PointRecord| self.is_unseen(record) && !self.is_late(record);
+        all_of(&self.refused, uncommitted.into_iter().filter(is_news))
     }
 
     /// What stays true of owners.
@@ -323,39 +347,66 @@ impl Owners {
         Some(summary)
     }
 
-    /// Which records were never committed: by their owners, or since their
-    /// synchronization became another point later.
+    /// Which records were never committed: by their owners, since their
+    /// synchronization became another point later, or since another has their place.
     pub(super) fn uncommitted(&self, records: &[PointRecord]) -> Vec<bool> {
         let may_count = |record: &PointRecord| self.standing(record) == Standing::Counts;
         // What a rebuild had not seen hides nothing that it had.
+        let is_decided =
+            |record: &PointRecord| self.missed_by(record).is_none() || self.is_accepted(record);
         let mut last: HashMap<(SynchronizationId, bool), u64> = HashMap::new();
+        let mut places: HashMap<(&SourceName, u64), (bool, u64)> = HashMap::new();
         for record in records.iter().filter(|record| may_count(record)) {
+            let point = &record.point;
             let missed = self.missed_by(record).is_some();
             for missed in [missed, true] {
-                let known = last.entry((record.point.synchronization, missed));
-                let known = known.or_default();
-                *known = (*known).max(record.point.sequence);
+                let known = last.entry((point.synchronization, missed)).or_default();
+                *known = (*known).max(point.sequence);
             }
+            let holder = places.entry((&point.source, point.sequence)).or_default();
+            *holder = (*holder).max((is_decided(record), record.epoch));
         }
         let is_not = |record: &PointRecord| {
+            let point = &record.point;
             let missed = self.missed_by(record).is_some();
-            let last = last.get(&(record.point.synchronization, missed));
-            let is_hidden = last.is_some_and(|last| record.point.sequence < *last);
-            !may_count(record) || (is_hidden && !self.is_accepted(record))
+            let last = last.get(&(point.synchronization, missed));
+            let is_hidden = last.is_some_and(|last| point.sequence < *last);
+            let holder = places.get(&(&point.source, point.sequence));
+            let is_displaced = holder != Some(&(is_decided(record), record.epoch));
+            !may_count(record) || is_displaced || (is_hidden && !self.is_accepted(record))
         };
         records.iter().map(is_not).collect()
     }
 }
 
+/// These, and the names of some records.
+fn all_of<'a>(
+    known: &HashSet<(u64, u64)>,
+    news: impl Iterator<Item = &'a PointRecord>,
+) -> Vec<(u64, u64)> {
+    let news = news.map(|record| (record.epoch, record.point.sequence));
+    let mut all: Vec<_> = known.iter().copied().chain(news).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
 /// What is seen of a catalog.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     /// The sequence after the highest one that anything tells.
     pub(super) next: u64,
-    /// The last owner of which there is anything.
-    pub(super) epoch: u64,
-    /// The sequence after the highest one that it tells.
-    pub(super) next_of_epoch: u64,
+    /// The same for each owner.
+    owners: BTreeMap<u64, u64>,
+}
+
+impl Seen {
+    /// The last owners.
+    fn owners(&self) -> Vec<(u64, u64)> {
+        let before = self.owners.len().saturating_sub(Replaced::OWNERS);
+        let last = self.owners.iter().skip(before);
+        last.map(|(epoch, next)| (*epoch, *next)).collect()
+    }
 }
 
 /// What there is of each catalog.
@@ -364,11 +415,8 @@ pub(super) fn seen(records: &[PointRecord], pages: &[NamedPage]) -> BTreeMap<u32
     let mut saw = |epoch: u64, next: u64| {
         let known = seen.entry(catalog_of(epoch)).or_default();
         known.next = known.next.max(next);
-        if epoch > known.epoch {
-            (known.epoch, known.next_of_epoch) = (epoch, next);
-        } else if epoch == known.epoch {
-            known.next_of_epoch = known.next_of_epoch.max(next);
-        }
+        let of_owner = known.owners.entry(epoch).or_default();
+        *of_owner = (*of_owner).max(next);
     };
     for record in records {
         saw(record.epoch, record.point.sequence.saturating_add(1));

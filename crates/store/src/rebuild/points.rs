@@ -134,12 +134,16 @@ impl Decided {
         points: impl IntoIterator<Item = &'a PointRecord>,
     ) -> Rebuilt {
         let read = self.read.iter().filter_map(|page| pages.get(*page));
+        let past = self.owners.past();
         Rebuilt {
             epoch,
             began,
             at,
             older: self.owners.older(&self.seen, at),
             accepted: self.owners.accepted(points),
+            refused: self.owners.refused(&self.uncommitted),
+            owners: past.began,
+            failed: past.failed,
             pages: read.copied().map(Into::into).collect(),
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use backstop_core::{
-    ByteCount, ChunkDigest, CollectOptions, DamagedRange, PointId, Result, VerifyReport,
+    ByteCount, ChunkDigest, CollectOptions, DamagedRange, ErrorKind, PointId, Result, VerifyReport,
 };
 
 use super::packs::read_any;
@@ -86,15 +86,40 @@ impl Looked {
     }
 }
 
+/// The frames of condemned packs: their entries may name these.
+async fn in_condemned(vault: &Arc<Vault>) -> Result<HashSet<(Content, ChunkDigest)>> {
+    let mut frames = HashSet::new();
+    for number in vault.index.condemned() {
+        match vault.index.table(number).await {
+            Ok((_, entries)) => {
+                let all = entries.iter();
+                frames.extend(all.map(|entry| (entry.header.content, entry.digest)));
+            }
+            Err(error) if failure::is_damage(&error) || error.kind() == ErrorKind::NotFound => {
+                tracing::warn!(pack = number, %error, "a condemned pack's table can't be read");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(frames)
+}
+
 /// Of frames that stand in several packs, the index comes to name the newest
-/// copy that can be read: that a table tells it is no proof.
+/// copy that can be read: that a table tells it is no proof. None of a condemned
+/// pack, if there is another: nobody waits for who reads there.
 async fn choose_copies(vault: &Arc<Vault>, inventory: &Inventory) -> Result<()> {
     let mut copies: HashMap<(Content, ChunkDigest), Vec<Location>> = HashMap::new();
-    for number in inventory.packs_with_copies() {
+    let in_condemned = in_condemned(vault).await?;
+    let mut packs = inventory.packs_with_copies();
+    for (content, digest) in &in_condemned {
+        packs.extend(inventory.holders(*content, digest));
+    }
+    for number in packs {
         let (_, entries) = vault.index.table(number).await?;
         for entry in &entries {
             let (content, digest) = (entry.header.content, entry.digest);
-            if inventory.holders(content, &digest).count() > 1 {
+            let is_alone = inventory.holders(content, &digest).count() == 1;
+            if !is_alone || in_condemned.contains(&(content, digest)) {
                 let location = Location::of(number, entry);
                 copies.entry((content, digest)).or_default().push(location);
             }

@@ -101,6 +101,8 @@ fn is_honest(error: &Error) {
         // A key slot of which a byte came back flipped, or nothing at all,
         // looks like one that is for another key.
         ErrorKind::WrongKey,
+        // So does a byte of a header that came back flipped like a newer format's.
+        ErrorKind::Unsupported,
         // A put that happened, failed, and can't be found again looks like
         // another owner's: the catalog fails closed.
         ErrorKind::Fenced,
@@ -118,6 +120,7 @@ fn is_honest(error: &Error) {
             "key slot",
             "lease.json",
             "vault.json",
+            "the vault at faulty/vault",
             "no vault at faulty/vault",
         ]
         .iter()
@@ -227,12 +230,15 @@ async fn storm(seed: u64, rounds: u64, tally: &mut Tally) {
                 }
             }
         }
+        let mut failed = done.err();
         if random.u8(..3) == 0 {
             let collected = timed("collecting", history.collect(&vault)).await;
-            collected.err().iter().for_each(is_honest);
+            collected.as_ref().err().into_iter().for_each(is_honest);
+            // That may leave the catalog in doubt too.
+            failed = failed.or(collected.err());
         }
         luck.strike(0);
-        let Err(error) = done else {
+        let Some(error) = failed else {
             history.check(&vault).await;
             continue;
         };

@@ -361,11 +361,13 @@ fn rebuilt_after((epoch, seen): (u64, u64), read: &[&NamedPage]) -> NamedPage {
         at: Timestamp(70),
         older: vec![Replaced {
             catalog: 0,
-            epoch,
-            next: seen,
+            seen: vec![(epoch, seen)],
             at: Timestamp(70),
         }],
         accepted: Vec::new(),
+        refused: Vec::new(),
+        owners: Vec::new(),
+        failed: Vec::new(),
         pages: read.iter().map(|(digest, _)| (*digest).into()).collect(),
     };
     let event = Event::Rebuilt(rebuilt);
@@ -521,6 +523,95 @@ fn what_comes_to_light_later_hides_nothing_that_a_rebuild_has_found() {
     let decided = decide(all.clone(), &pages);
     assert_eq!(ids(&decided.points), [9, 3, 6]);
     assert_eq!(ids(&decided.uncommitted), [5]);
+}
+
+/// An owner in between wakes, or its only pack was missing.
+#[test]
+fn an_owner_in_between_of_which_nothing_was_seen_hides_nothing_either() {
+    let mut all = vec![record(1, 3), record_of(3, 10, 11)];
+    let mut pages = vec![page_of(3, 10, entries(vec![]))];
+    let decided = decide(all.clone(), &pages);
+    assert_eq!(ids(&decided.points), [3, 11]);
+    pages.push(rebuilt_again(&decided, &pages, 1, 70));
+    all.push(record_of(2, 3, 5));
+    for number in 2..4 {
+        let decided = decide(all.clone(), &pages);
+        assert_eq!(ids(&decided.points), [3, 5, 11]);
+        assert_eq!(decided.unseen.len(), usize::from(number == 2));
+        pages.push(rebuilt_again(&decided, &pages, number, 100));
+    }
+}
+
+/// The index has one place for a source and a sequence.
+#[test]
+fn of_two_points_in_one_place_what_a_rebuild_has_found_stays() {
+    let mut all = vec![record(1, 5)];
+    let decided = decide(all.clone(), &[]);
+    let mut pages = vec![rebuilt_again(&decided, &[], 1, 70)];
+    all.push(record_of(2, 5, 5));
+    for number in 2..4 {
+        let decided = decide(all.clone(), &pages);
+        assert_eq!(decided.points.len(), 1);
+        assert_eq!(decided.points[0].epoch, 1);
+        assert_eq!(ids(&decided.uncommitted), [5]);
+        pages.push(rebuilt_again(&decided, &pages, number, 100));
+    }
+    // Where both are news, the later owner's.
+    let decided = decide(all[..0].to_vec(), &[]);
+    let nothing_seen = rebuilt_again(&decided, &[], 1, 70);
+    let decided = decide(all, &[nothing_seen]);
+    assert_eq!(decided.points.len(), 1);
+    assert_eq!(decided.points[0].epoch, 2);
+}
+
+/// The packs that told why may be gone by the next rebuild.
+#[test]
+fn what_a_rebuild_has_refused_stays_so() {
+    let cut_short = record(1, 6);
+    let told = record_of(2, 4, 7);
+    let before = decide(vec![record(1, 3)], &[]);
+    let mut pages = vec![rebuilt_again(&before, &[], 1, 70)];
+    let all = vec![record(1, 3), cut_short, told];
+    let decided = decide(all.clone(), &pages);
+    assert_eq!(ids(&decided.points), [3, 7]);
+    assert_eq!(ids(&decided.uncommitted), [6]);
+    pages.push(rebuilt_again(&decided, &pages, 2, 100));
+    for number in 3..5 {
+        let decided = decide(all[..2].to_vec(), &pages);
+        assert_eq!(ids(&decided.points), [3]);
+        assert_eq!(ids(&decided.uncommitted), [6]);
+        assert!(decided.unseen.is_empty() && decided.late.is_empty());
+        pages.push(rebuilt_again(&decided, &pages, number, 100));
+    }
+}
+
+#[test]
+fn what_was_seen_of_a_catalog_is_told_by_owner() {
+    let mut replaced = Replaced {
+        catalog: 0,
+        seen: vec![(3, 5), (9, 7)],
+        at: Timestamp(70),
+    };
+    for (epoch, sequence, has_seen) in [
+        (3, 4, true),
+        (3, 5, false),
+        (9, 6, true),
+        (9, 7, false),
+        (2, 0, false),
+        (4, 0, false),
+        (10, 0, false),
+    ] {
+        assert_eq!(
+            replaced.has_seen(epoch, sequence),
+            has_seen,
+            "{epoch}, {sequence}"
+        );
+    }
+    // There may have been others before these.
+    replaced.seen = (100..164).map(|epoch| (epoch, 5)).collect();
+    assert!(replaced.has_seen(99, 1000) && !replaced.has_seen(164, 0));
+    replaced.seen.clear();
+    assert!(!replaced.has_seen(1, 0));
 }
 
 /// As after the loss of the newest log of a catalog, and of what is told by its
