@@ -64,6 +64,7 @@
 //! | `Agent` | runs on the production server: reads sources and sends what is needed |
 //! | `ProtectionServer` | stands over a vault: replicas, recovery points, retention, recovery |
 //! | `DedupStore` | the vault: deduplicated, compressed, sealed, on any object store |
+//! | `TcpServer`, `TcpClient` | the server's face to agents over TCP and TLS |
 //! | `FileSource`, `FileTarget` | disk images and block devices, to protect and to restore to |
 //! | [`RecoveryPoint`] | an immutable state of a replica, and what it cost |
 //! | [`RetentionPolicy`] | which points to keep |
@@ -79,6 +80,7 @@
 //! | `store` | yes | `DedupStore` on local files and in memory |
 //! | `source-file` | yes | `FileSource`, `FileTarget`, `FileDraft` |
 //! | `source-nbd` | yes | `NbdServer`, which gives images to what speaks NBD; `NbdSource`, which reads them from it |
+//! | `tcp` | yes | `TcpClient` and `TcpServer`: agents and server on different machines, over TLS |
 //! | `aws`, `azure`, `gcp` | no | vaults on these object stores |
 //! | `conformance` | no | the suites that hold an implementation of a seam to its contract |
 //! | `memory` | no | in-memory references of the seams, and wrappers that inject faults |
@@ -114,6 +116,11 @@ pub use backstop_store::{
     OperatorKey, OperatorPublicKey, Operators, Price, PriceList, RecoveryKey, Requests,
     RetireReport, StoreUsage, Stored, Takeover, UsageByOperation, VaultKeyId, VaultKeyInfo,
     VaultSettings,
+};
+#[cfg(feature = "tcp")]
+pub use backstop_transport_tcp::{
+    Gate, OwnSources, Peer, Role, TcpClient, TcpServer, TcpServerBuilder, TcpServerSettings,
+    TlsAuthority, TlsIdentity,
 };
 
 #[cfg(feature = "aws")]

@@ -17,6 +17,8 @@ pub enum ErrorKind {
     NotFound,
     /// The named object exists already and was not overwritten.
     AlreadyExists,
+    /// The caller may not do this: ask who may, or have it granted.
+    Forbidden,
     /// The key or passphrase opens nothing here.
     WrongKey,
     /// Written by a newer or other version: use that version.

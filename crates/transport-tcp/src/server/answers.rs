@@ -1,0 +1,160 @@
+//! What is done for each call.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+
+use backstop_core::{
+    BeginRequest, Error, ErrorKind, RecoveryPoint, Result, SourceName, SynchronizationId,
+};
+use bytes::Bytes;
+
+use super::connection::{Caller, Session};
+use crate::wire::Call;
+use crate::wire::control::{
+    self, Begin, Committed, ReplicaAnswer, ReplicaQuestion, decode, encode,
+};
+use crate::wire::region::{self, Place};
+
+/// Who has begun the synchronization of a source that is under way. One for each
+/// source, so that there are no more than sources.
+#[derive(Debug, Default)]
+pub(super) struct Begun(HashMap<SourceName, (SynchronizationId, String)>);
+
+impl Begun {
+    fn is_of_another(&self, id: SynchronizationId, agent: &str) -> bool {
+        let mut all = self.0.values();
+        all.any(|(begun, by)| *begun == id && by != agent)
+    }
+}
+
+pub(super) async fn answer(caller: &Arc<Caller>, call: Call, message: Bytes) -> Result<Bytes> {
+    match call {
+        Call::Replica => replica(caller, &message).await,
+        Call::Begin => begin(caller, &message).await,
+        Call::Commit => commit(caller, message).await,
+        Call::Needed => {
+            let (place, digests) = region::decode_needed(message)?;
+            let session = caller.session(place.session)?;
+            let needed = session.synchronization.needed(&place.at, &digests).await?;
+            Ok(region::encode_bits(&needed))
+        }
+        Call::Write => write(caller, message).await,
+        Call::Slices => {
+            let (place, ranges) = region::decode_ranges(message)?;
+            let [within] = ranges[..] else {
+                return Err(Error::invalid_input(
+                    "slices are asked for within one range",
+                ));
+            };
+            let session = caller.session(place.session)?;
+            let slices = session.synchronization.slices(&place.at, within).await?;
+            Ok(region::encode_slices(&slices))
+        }
+        Call::BlockDigests => {
+            let (place, ranges) = region::decode_ranges(message)?;
+            let session = caller.session(place.session)?;
+            let digests = session.synchronization.block_digests(&place.at, &ranges);
+            Ok(region::encode_digests(&digests.await?))
+        }
+        Call::Progress => {
+            let place = Place::decode(message)?;
+            let session = caller.session(place.session)?;
+            let telling = session
+                .synchronization
+                .progress(place.at.stream, place.at.region);
+            telling.await.map(|()| Bytes::new())
+        }
+        Call::Abort => {
+            let place = Place::decode(message)?;
+            let session = caller.session(place.session)?;
+            session.synchronization.abort().await?;
+            caller.forget(&[session.id]);
+            Ok(Bytes::new())
+        }
+    }
+}
+
+async fn replica(caller: &Caller, message: &[u8]) -> Result<Bytes> {
+    let question: ReplicaQuestion = decode("a question for a replica", message)?;
+    let shared = &caller.shared;
+    shared.gate.may_protect(&caller.peer, &question.source)?;
+    let status = shared.service.replica(&question.source).await?;
+    encode(&ReplicaAnswer::from(status))
+}
+
+async fn begin(caller: &Caller, message: &[u8]) -> Result<Bytes> {
+    let begin: Begin = decode("the beginning of a synchronization", message)?;
+    let shared = &caller.shared;
+    shared.gate.may_protect(&caller.peer, &begin.source)?;
+    caller.has_room()?;
+    let request = BeginRequest::from(begin);
+    let (id, source, streams) = (request.id, request.source.clone(), request.streams.len());
+    refuse_others(caller, &[id])?;
+    let synchronization = shared.service.begin(request).await?;
+    {
+        let mut begun = shared.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.0.insert(source, (id, caller.peer.name.clone()));
+    }
+    let plan = synchronization.plan().clone();
+    let resume_at = (0..streams).map(|stream| synchronization.resume_at(stream));
+    let resume_at = resume_at.collect();
+    let session = caller.keep(Session {
+        id,
+        synchronization,
+    });
+    encode(&control::Begun::new(session, &plan, resume_at))
+}
+
+/// What is known to be another agent's is as good as unknown.
+fn refuse_others(caller: &Caller, ids: &[SynchronizationId]) -> Result<()> {
+    let begun = caller.shared.begun.lock();
+    let begun = begun.unwrap_or_else(PoisonError::into_inner);
+    let other = ids
+        .iter()
+        .find(|id| begun.is_of_another(**id, &caller.peer.name));
+    match other {
+        None => Ok(()),
+        Some(id) => {
+            tracing::warn!(peer = %caller.peer, synchronization = %id, "it is another agent's");
+            Err(Error::not_found(format!(
+                "there is no synchronization {id}"
+            )))
+        }
+    }
+}
+
+async fn commit(caller: &Caller, message: Bytes) -> Result<Bytes> {
+    let commits = control::decode_commits(message)?;
+    let ids: Vec<_> = commits
+        .iter()
+        .map(|commit| commit.synchronization)
+        .collect();
+    refuse_others(caller, &ids)?;
+    let shared = &caller.shared;
+    let points = shared.service.commit(commits).await?;
+    // An identity can't be guessed; who knows one all the same learns nothing.
+    let own = |point: &RecoveryPoint| shared.gate.may_protect(&caller.peer, &point.source);
+    if let Some(error) = points.iter().find_map(|point| own(point).err()) {
+        tracing::error!(peer = %caller.peer, %error, "another agent's synchronization was committed");
+        return Err(Error::new(
+            ErrorKind::Forbidden,
+            "a synchronization that was named is no one of this agent's",
+        ));
+    }
+    caller.forget(&ids);
+    {
+        let mut begun = shared.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.0.retain(|_, (id, _)| !ids.contains(id));
+    }
+    encode(&Committed { points })
+}
+
+async fn write(caller: &Caller, message: Bytes) -> Result<Bytes> {
+    let update = region::decode_update(message)?;
+    let session = caller.session(update.place.session)?;
+    let codecs = Arc::clone(&caller.shared.codecs);
+    let checking = move || codecs.decompress_with(|decompressor| update.check(decompressor));
+    let (_, update) = caller.shared.cpu.run(checking).await??;
+    let outcome = session.synchronization.write(update).await?;
+    Ok(region::encode_outcome(outcome))
+}

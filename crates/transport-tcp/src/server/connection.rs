@@ -1,0 +1,270 @@
+//! One connection of the server's end.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use backstop_core::{Error, ErrorKind, Result, Synchronization, SynchronizationId};
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::{Builder, SendResponse};
+use http::{Request, Response, StatusCode, header};
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::Shared;
+use crate::tls::Peer;
+use crate::wire::control::{Failure, encode};
+use crate::wire::{Asked, MESSAGE_LENGTH_MAX, VERSION};
+use crate::{body, failure, heartbeat, limits};
+
+/// How long the handshakes may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A synchronization that was begun over a connection.
+#[derive(Clone)]
+pub(super) struct Session {
+    pub(super) id: SynchronizationId,
+    pub(super) synchronization: Arc<dyn Synchronization>,
+}
+
+/// What the calls of one connection share.
+pub(super) struct Caller {
+    pub(super) shared: Arc<Shared>,
+    pub(super) peer: Peer,
+    sessions: Mutex<Sessions>,
+}
+
+#[derive(Default)]
+struct Sessions {
+    next: u64,
+    open: HashMap<u64, Session>,
+}
+
+impl Caller {
+    fn lock(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn has_room(&self) -> Result<()> {
+        if self.lock().open.len() < limits::SESSIONS {
+            return Ok(());
+        }
+        Err(Error::unavailable(format!(
+            "{} has {} synchronizations under way; end one of them first",
+            self.peer,
+            limits::SESSIONS
+        )))
+    }
+
+    pub(super) fn keep(&self, session: Session) -> u64 {
+        let mut sessions = self.lock();
+        // Begun again, it is the same one.
+        sessions.open.retain(|_, other| other.id != session.id);
+        let number = sessions.next;
+        sessions.next += 1;
+        sessions.open.insert(number, session);
+        number
+    }
+
+    pub(super) fn session(&self, number: u64) -> Result<Session> {
+        let found = self.lock().open.get(&number).cloned();
+        found.ok_or_else(|| {
+            Error::conflict(format!(
+                "synchronization {number} of this connection has ended, or was begun again"
+            ))
+        })
+    }
+
+    pub(super) fn forget(&self, ids: &[SynchronizationId]) {
+        let mut sessions = self.lock();
+        sessions.open.retain(|_, other| !ids.contains(&other.id));
+    }
+}
+
+pub(super) struct Connection {
+    caller: Arc<Caller>,
+    connection: h2::server::Connection<TlsStream<TcpStream>, Bytes>,
+}
+
+impl Connection {
+    /// Finds out who is there.
+    pub(super) async fn accept(
+        shared: Arc<Shared>,
+        tls: Arc<ServerConfig>,
+        stream: TcpStream,
+    ) -> Result<Self> {
+        let accepting = timeout(PATIENCE, Self::accept_now(shared, tls, stream)).await;
+        accepting.unwrap_or_else(|_| {
+            Err(Error::unavailable(format!(
+                "the handshake has not ended within {PATIENCE:?}"
+            )))
+        })
+    }
+
+    async fn accept_now(
+        shared: Arc<Shared>,
+        tls: Arc<ServerConfig>,
+        stream: TcpStream,
+    ) -> Result<Self> {
+        let broken = |error| failure::broken("a new peer", error);
+        stream.set_nodelay(true).map_err(broken)?;
+        let stream = TlsAcceptor::from(tls).accept(stream).await;
+        let stream = stream.map_err(|error| {
+            Error::new(ErrorKind::Forbidden, "the TLS handshake failed").with_source(error)
+        })?;
+        let peer = Peer::of(stream.get_ref().1.peer_certificates())
+            .map_err(|error| Error::new(ErrorKind::Forbidden, error.to_string()))?;
+        shared.gate.may_connect(&peer)?;
+        let connection = Builder::new()
+            .initial_window_size(limits::STREAM_WINDOW)
+            .initial_connection_window_size(limits::CONNECTION_WINDOW)
+            .max_frame_size(limits::FRAME)
+            .max_header_list_size(limits::HEADERS)
+            .max_concurrent_streams(limits::STREAMS)
+            .max_send_buffer_size(limits::SEND_BUFFER)
+            .handshake(stream)
+            .await
+            .map_err(|error| failure::broken(&peer, error))?;
+        let caller = Caller {
+            shared,
+            peer,
+            sessions: Mutex::default(),
+        };
+        Ok(Self {
+            caller: Arc::new(caller),
+            connection,
+        })
+    }
+
+    pub(super) fn peer(&self) -> &Peer {
+        &self.caller.peer
+    }
+
+    /// Answers what is asked until the connection ends. Calls under way go on to
+    /// their end: what they do is whole, and the agent asks for it when it is
+    /// back.
+    pub(super) async fn run(mut self) -> Result<()> {
+        let peer = self.caller.peer.to_string();
+        let mut silent = std::pin::pin!({
+            let pings = self.connection.ping_pong();
+            let peer = peer.clone();
+            async move {
+                match pings {
+                    Some(pings) => heartbeat::listen(pings, &peer).await,
+                    None => std::future::pending().await,
+                }
+            }
+        });
+        let mut calls = JoinSet::new();
+        let ended = loop {
+            tokio::select! {
+                asked = self.connection.accept() => match asked {
+                    None => break Ok(()),
+                    Some(Err(error)) => break Err(failure::broken(&peer, error)),
+                    Some(Ok((request, respond))) => {
+                        if let Err(error) = self.caller.shared.gate.may_connect(&self.caller.peer) {
+                            break Err(error);
+                        }
+                        calls.spawn(respond_to(Arc::clone(&self.caller), request, respond));
+                    }
+                },
+                gone = &mut silent => break gone,
+                Some(_) = calls.join_next(), if !calls.is_empty() => {}
+            }
+        };
+        calls.detach_all();
+        ended
+    }
+}
+
+/// Answers one call; who has asked may be gone by then.
+async fn respond_to(
+    caller: Arc<Caller>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let path = request.uri().path().to_owned();
+    let (status, answer) = match answer(&caller, request).await {
+        Ok(answer) => (StatusCode::OK, answer),
+        Err(error) => {
+            tracing::debug!(peer = %caller.peer, path, %error, "a call failed");
+            let answer = encode(&Failure::of(&error)).unwrap_or_default();
+            (status_of(error.kind()), answer)
+        }
+    };
+    let response = Response::builder()
+        .status(status)
+        .header(header::CONTENT_LENGTH, answer.len())
+        .body(());
+    let sent = response
+        .map_err(|error| error.to_string())
+        .and_then(|response| {
+            let mut sending = respond
+                .send_response(response, answer.is_empty())
+                .map_err(|error| error.to_string())?;
+            if answer.is_empty() {
+                return Ok(());
+            }
+            let sent = sending.send_data(answer, true);
+            sent.map_err(|error| error.to_string())
+        });
+    if let Err(error) = sent {
+        tracing::debug!(peer = %caller.peer, path, error, "an answer could not be sent");
+    }
+}
+
+async fn answer(caller: &Arc<Caller>, request: Request<RecvStream>) -> Result<Bytes> {
+    let call = match Asked::of(request.uri().path()) {
+        Asked::Call(call) => call,
+        Asked::OtherVersion => {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "this protection server speaks version {VERSION} of the protocol; \
+                     use an agent of the same major version"
+                ),
+            ));
+        }
+        Asked::Unknown => {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "this protection server is too old for what was asked; update it",
+            ));
+        }
+    };
+    let told = request.headers().get(header::CONTENT_LENGTH);
+    let told = told.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let length = told.unwrap_or(MESSAGE_LENGTH_MAX);
+    if length > MESSAGE_LENGTH_MAX {
+        return Err(Error::invalid_input(format!(
+            "a message of {length} bytes is longer than {MESSAGE_LENGTH_MAX}"
+        )));
+    }
+    let share = caller.shared.memory.take(length).await?;
+    let mut body = request.into_body();
+    let message = body::read(&mut body, length, &caller.peer.name).await?;
+    let answered = super::answers::answer(caller, call, message).await;
+    drop(share);
+    answered
+}
+
+/// The HTTP status that says about the same, for whoever looks at the wire.
+fn status_of(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::InvalidInput | ErrorKind::ChunkMissing => StatusCode::BAD_REQUEST,
+        ErrorKind::Forbidden | ErrorKind::WrongKey => StatusCode::FORBIDDEN,
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::AlreadyExists | ErrorKind::Conflict => StatusCode::CONFLICT,
+        ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
+        ErrorKind::Full => StatusCode::INSUFFICIENT_STORAGE,
+        ErrorKind::Unavailable | ErrorKind::Locked | ErrorKind::Fenced => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}

@@ -1,0 +1,114 @@
+//! The messages, byte by byte as docs/wire.md specifies them.
+//!
+//! Each call is one HTTP/2 request. What is rare is JSON ([`control`]), so that
+//! minor versions can add to it; what comes for every region is binary
+//! ([`region`]).
+
+pub(crate) mod control;
+mod reader;
+pub(crate) mod region;
+
+use reader::Reader;
+
+/// The major version: the first element of every path. Another one is refused.
+pub(crate) const VERSION: u32 = 0;
+
+/// The longest message, in bytes: one region's data, raw, and as much again for
+/// what is told of it; documents of a commit.
+pub(crate) const MESSAGE_LENGTH_MAX: u64 = 16 << 20;
+
+/// The calls of a protection service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Call {
+    Replica,
+    Begin,
+    Commit,
+    Needed,
+    Write,
+    Slices,
+    BlockDigests,
+    Progress,
+    Abort,
+}
+
+impl Call {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Replica,
+        Self::Begin,
+        Self::Commit,
+        Self::Needed,
+        Self::Write,
+        Self::Slices,
+        Self::BlockDigests,
+        Self::Progress,
+        Self::Abort,
+    ];
+
+    /// The last element of its path.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Replica => "replica",
+            Self::Begin => "begin",
+            Self::Commit => "commit",
+            Self::Needed => "needed",
+            Self::Write => "write",
+            Self::Slices => "slices",
+            Self::BlockDigests => "block-digests",
+            Self::Progress => "progress",
+            Self::Abort => "abort",
+        }
+    }
+
+    /// The path of a request.
+    pub(crate) fn path(self) -> String {
+        format!("/{VERSION}/{}", self.name())
+    }
+}
+
+/// What a path asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Call(Call),
+    /// The path of another major version, or none.
+    OtherVersion,
+    /// Of this version, or of a later minor one.
+    Unknown,
+}
+
+impl Asked {
+    pub(crate) fn of(path: &str) -> Self {
+        let mut parts = path.strip_prefix('/').unwrap_or_default().splitn(2, '/');
+        let (version, name) = (parts.next(), parts.next());
+        if version.and_then(|version| version.parse().ok()) != Some(VERSION) {
+            return Self::OtherVersion;
+        }
+        let call = Call::ALL.into_iter().find(|call| Some(call.name()) == name);
+        call.map_or(Self::Unknown, Self::Call)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_name_version_and_call() {
+        for call in Call::ALL {
+            assert_eq!(Asked::of(&call.path()), Asked::Call(call));
+        }
+        for path in [
+            "",
+            "/",
+            "begin",
+            "/1/begin",
+            "/begin",
+            "/x/begin",
+            "/-0/begin",
+        ] {
+            assert_eq!(Asked::of(path), Asked::OtherVersion, "{path}");
+        }
+        for path in ["/0", "/0/", "/0/begin/", "/0/Begin", "/0/later"] {
+            assert_eq!(Asked::of(path), Asked::Unknown, "{path}");
+        }
+    }
+}

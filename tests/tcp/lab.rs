@@ -1,0 +1,92 @@
+//! An authority, servers and agents.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use backstop::{
+    Gate, OwnSources, ProtectionService, TcpClient, TcpServer, TlsAuthority, TlsIdentity,
+};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+/// Who signs certificates.
+pub(crate) struct Signer(CertifiedIssuer<'static, KeyPair>);
+
+impl Signer {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        Self(CertifiedIssuer::self_signed(params, key).unwrap())
+    }
+
+    pub(crate) fn authority(&self) -> TlsAuthority {
+        TlsAuthority::from_pem(self.0.pem().as_bytes()).unwrap()
+    }
+
+    /// A certificate for DNS names, valid for some days from now.
+    pub(crate) fn identity_for(&self, names: &[&str], days: i64) -> TlsIdentity {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        let now = std::time::SystemTime::now();
+        let day = std::time::Duration::from_hours(24);
+        params.not_before = (now - day * 10).into();
+        let days_ago = u32::try_from(-days).ok();
+        params.not_after = match days_ago {
+            Some(ago) => (now - day * ago).into(),
+            None => (now + day * u32::try_from(days).unwrap()).into(),
+        };
+        let key = KeyPair::generate().unwrap();
+        let signed = params.signed_by(&key, &self.0).unwrap();
+        TlsIdentity::from_pem(signed.pem().as_bytes(), key.serialize_pem().as_bytes()).unwrap()
+    }
+
+    pub(crate) fn agent(&self, name: &str) -> TlsIdentity {
+        self.identity_for(&[&format!("{name}.agent.backstop")], 10)
+    }
+
+    pub(crate) fn server(&self) -> TlsIdentity {
+        self.identity_for(&["server.backstop"], 10)
+    }
+}
+
+/// A server that runs until this is dropped.
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    /// Ends it as a crash would: connections break.
+    pub(crate) async fn stop(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+pub(crate) async fn serve(
+    signer: &Signer,
+    service: Arc<dyn ProtectionService>,
+    gate: Arc<dyn Gate>,
+    address: &str,
+) -> Running {
+    let builder = TcpServer::builder(signer.server(), signer.authority()).with_gate(gate);
+    let server = builder.listen(address, service).await.unwrap();
+    let address = server.address().unwrap();
+    let task = tokio::spawn(server.run());
+    Running { address, task }
+}
+
+/// A server on a free port of loopback that lets agents have what bears their name.
+pub(crate) async fn serve_own(signer: &Signer, service: Arc<dyn ProtectionService>) -> Running {
+    serve(signer, service, Arc::new(OwnSources), "127.0.0.1:0").await
+}
+
+pub(crate) fn client(signer: &Signer, identity: &TlsIdentity, address: SocketAddr) -> TcpClient {
+    TcpClient::new(vec![address.to_string()], identity, &signer.authority()).unwrap()
+}
