@@ -1,5 +1,11 @@
 //! Agents and a protection server over TCP and TLS, all of it real.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests may panic, and certificates are of the real time"
+)]
+
 mod conformance;
 mod hostile;
 mod lab;

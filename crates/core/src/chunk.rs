@@ -148,9 +148,7 @@ impl VerifiedChunk {
         payload: Bytes,
         decompressor: &mut Decompressor,
     ) -> Result<Self> {
-        let mut plain = vec![0; check_length(length as usize)? as usize];
-        decompressor.decompress(encoding, &payload, &mut plain)?;
-        let digest = ChunkDigest::of(&plain);
+        let digest = decompressor.digest(encoding, &payload, check_length(length as usize)?)?;
         if digest != claimed {
             return Err(Error::corrupt(format!(
                 "chunk {claimed} holds other data ({digest})"
@@ -347,6 +345,8 @@ impl Output {
 /// Gives back the plain bytes of chunks.
 pub struct Decompressor {
     zstd: bulk::Decompressor<'static>,
+    /// For plain bytes that are only looked at.
+    plain: Vec<u8>,
 }
 
 impl fmt::Debug for Decompressor {
@@ -356,14 +356,27 @@ impl fmt::Debug for Decompressor {
 }
 
 impl Decompressor {
-    /// A decompressor. Holds about 160 KiB.
+    /// A decompressor. Holds about 160 KiB, and the longest chunk that it has checked.
     ///
     /// # Errors
     /// [`ErrorKind::Internal`](crate::ErrorKind::Internal) if zstd refuses.
     pub fn new() -> Result<Self> {
         let zstd = bulk::Decompressor::new()
             .map_err(|error| Error::internal("zstd refused a context").with_source(error))?;
-        Ok(Self { zstd })
+        let plain = Vec::new();
+        Ok(Self { zstd, plain })
+    }
+
+    /// The digest of what a payload gives, which must have this length.
+    fn digest(&mut self, encoding: Encoding, payload: &[u8], length: u32) -> Result<ChunkDigest> {
+        let mut plain = std::mem::take(&mut self.plain);
+        plain.resize(plain.len().max(length as usize), 0);
+        let room = plain.get_mut(..length as usize).unwrap_or_default();
+        let digest = self
+            .decompress(encoding, payload, room)
+            .map(|()| ChunkDigest::of(room));
+        self.plain = plain;
+        digest
     }
 
     /// Fills `plain` exactly. CPU work; memory is bounded by `plain`.

@@ -96,7 +96,7 @@ impl Maintenance for DedupStore {
         let vault = Arc::clone(&self.vault);
         let meter = Arc::clone(&vault.place.meter);
         let setting = to_its_end(async move { removal::set_protection(&vault, protection).await });
-        meter.during(Operation::Manage, setting).await
+        meter.during(Operation::Manage, Box::pin(setting)).await
     }
 
     async fn mark(&self, point: PointId, marks: Marks) -> Result<()> {
