@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use backstop_core::{
@@ -76,27 +77,32 @@ impl Copy<'_> {
         });
         let ahead = self.from.cpu.parallelism() + 1;
         let mut sent = Sent::default();
+        // All that waits for a lock of the session is polled together: who held one
+        // up between two regions could be waited for here, and would never go on.
+        let finished = AtomicU64::new(from_region);
         let updates = regions
             .map(|region| {
-                let nodes = Arc::clone(&nodes);
+                let (nodes, finished) = (Arc::clone(&nodes), &finished);
                 async move {
                     let (region, extents) = region?;
-                    self.region(&map, region, extents, &*nodes).await
+                    let next = RegionIndex(finished.load(Ordering::Relaxed));
+                    self.writer.progress(self.stream, next).await?;
+                    let (update, bytes) = self.region(&map, region, extents, &*nodes).await?;
+                    let chunks = update.chunks.len() as u64;
+                    if !update.pieces.is_empty() {
+                        self.writer.write(update).await?;
+                    }
+                    Ok::<_, Error>((region + 1, chunks, bytes))
                 }
             })
             .buffered(ahead);
         let mut updates = std::pin::pin!(updates);
-        while let Some((update, bytes)) = updates.try_next().await? {
-            let region = update.at.region;
+        while let Some((next, chunks, bytes)) = updates.try_next().await? {
             sent.regions += 1;
-            sent.chunks += update.chunks.len() as u64;
+            sent.chunks += chunks;
             sent.bytes += bytes;
-            if !update.pieces.is_empty() {
-                self.writer.write(update).await?;
-            }
-            let next = RegionIndex(region.0 + 1);
-            self.writer.progress(self.stream, next).await?;
-            tell(next.0)?;
+            finished.store(next, Ordering::Relaxed);
+            tell(next)?;
         }
         Ok(sent)
     }

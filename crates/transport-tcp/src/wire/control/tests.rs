@@ -1,3 +1,5 @@
+//! What is encoded comes back, and what is added later does no harm.
+
 use super::*;
 
 fn facts() -> PointFacts {
