@@ -7,9 +7,9 @@ use std::time::Duration;
 use slatedb::config::{
     CompactionWorkerOptions, CompactorOptions, GarbageCollectorOptions, Settings,
 };
-use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
 use slatedb::db_cache::{DbCache, SplitCache};
 
+use crate::catalog_cache::CatalogCache;
 use crate::place::Place;
 use crate::settings::MemoryBudget;
 
@@ -86,13 +86,7 @@ pub(crate) const RETRIES: u32 = 3;
 /// one of them; in one cache, many small blocks would keep a filter of a few
 /// hundred KiB from ever being taken in.
 pub(crate) fn cache(bytes: u64) -> Arc<SplitCache> {
-    let part = |max_capacity| -> Option<Arc<dyn DbCache>> {
-        Some(Arc::new(MokaCache::new_with_opts(MokaCacheOptions {
-            max_capacity,
-            time_to_live: None,
-            time_to_idle: None,
-        })))
-    };
+    let part = |bytes| -> Option<Arc<dyn DbCache>> { Some(Arc::new(CatalogCache::new(bytes))) };
     let blocks = bytes / 4;
     let split = SplitCache::new().with_block_cache(part(blocks));
     Arc::new(split.with_meta_cache(part(bytes - blocks)).build())

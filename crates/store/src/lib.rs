@@ -33,6 +33,7 @@ mod approvals;
 mod builder;
 mod catalog;
 mod catalog_admin;
+mod catalog_cache;
 mod catalog_clock;
 mod catalog_settings;
 mod changes;

@@ -2,13 +2,19 @@
 
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use backstop_core::{
-    ByteCount, ByteOffset, Codecs, Deduplication, ErrorKind, Extent, HashedChunk, NewPoint, Piece,
-    PieceContent, PointFacts, PointId, RecoveryStore, RegionIndex, RegionUpdate, ReplicaState,
-    ReplicaWriter, SliceContent, SnapshotId, SourceName, StreamName, StreamSpec, SynchronizationId,
-    Timestamp, WHOLE_REGION,
+    ByteCount, ByteOffset, Codecs, Deduplication, ErrorKind, Extent, HashedChunk, NewPoint,
+    NoMonitor, Piece, PieceContent, PointFacts, PointId, RecoveryStore, RegionIndex, RegionUpdate,
+    ReplicaState, ReplicaWriter, ReplicateOptions, SliceContent, SnapshotId, SourceName,
+    StreamName, StreamSpec, SynchronizationId, Timestamp, WHOLE_REGION,
 };
+
+use futures::future::OptionFuture;
+use object_store::memory::InMemory;
+use object_store::throttle::{ThrottleConfig, ThrottledStore};
+use tokio::task::JoinSet;
 
 use super::*;
 use crate::DedupStore;
@@ -80,7 +86,17 @@ fn update(seed: u64) -> (RegionUpdate, Vec<u8>) {
 
 /// A byte of one chunk at a place of a region.
 fn one_byte(stream: usize, region: u64, starts: impl Iterator<Item = u32>) -> RegionUpdate {
-    let hashed = HashedChunk::new(vec![7].into()).unwrap();
+    chunk_at(stream, region, &[7], starts)
+}
+
+/// The first byte of a chunk, at places of a region.
+fn chunk_at(
+    stream: usize,
+    region: u64,
+    plain: &[u8],
+    starts: impl Iterator<Item = u32>,
+) -> RegionUpdate {
+    let hashed = HashedChunk::new(plain.to_vec().into()).unwrap();
     let chunks = Codecs::new(1).compress(vec![hashed]).unwrap();
     let digest = chunks[0].digest();
     let pieces = starts.map(|start| Piece {
@@ -435,4 +451,47 @@ async fn a_commit_is_decided_by_the_write_and_nothing_before_it() {
     assert!(!is_decided, "nothing was written");
     assert_eq!(vault.catalog.get(b"a key").await.unwrap(), None);
     assert!(vault.writer().is_ok(), "nothing is in doubt");
+}
+
+/// What a replication reads ahead waits for the session, and so do its writes and
+/// others' appends: a turn that is given to what nobody polls would never be over.
+#[tokio::test(start_paused = true)]
+async fn a_replication_gives_way_to_others_and_goes_on() {
+    let moment = Duration::from_millis(1);
+    let slow = ThrottleConfig {
+        wait_get_per_byte: moment / 1000,
+        ..ThrottleConfig::default()
+    };
+    let slow = ThrottledStore::new(InMemory::new(), slow);
+    let here = DedupStore::on(Arc::new(slow), "v").create().await.unwrap();
+    let there = DedupStore::create("memory://").await.unwrap();
+    let regions = 100;
+    let first = session_of(&here, 1, regions << 22).await;
+    let mut random = fastrand::Rng::with_seed(7);
+    for region in 0..regions {
+        let plain: Vec<u8> = (0..random.u32(8..9000)).map(|_| random.u8(..)).collect();
+        let update = chunk_at(0, region, &plain, std::iter::once(0));
+        first.write(update).await.unwrap();
+    }
+    commit(&here, &first).await;
+    let id = first.begin.id;
+    // One of them has the turn, or is the next.
+    let mut others = JoinSet::new();
+    for seed in 0..2 {
+        let vault = Arc::clone(&there.vault);
+        let mut random = fastrand::Rng::with_seed(seed);
+        others.spawn(async move {
+            loop {
+                let session = vault.session(id);
+                let turn = OptionFuture::from(session.as_ref().map(|it| it.state.lock()));
+                let _turn = turn.await;
+                tokio::time::sleep(moment * random.u32(1..4)).await;
+            }
+        });
+    }
+    let options = ReplicateOptions::default();
+    let replicating = here.replicate(&there, &options, &NoMonitor);
+    // Time passes only where nothing goes on.
+    let report = tokio::time::timeout(Duration::from_hours(1), replicating).await;
+    assert_eq!(report.expect("it stands still").unwrap().regions, regions);
 }
