@@ -104,11 +104,10 @@ impl Replaced {
         let Some((first, _)) = self.seen.first() else {
             return false;
         };
-        let next = self.seen.iter().find(|(owner, _)| *owner == epoch);
-        next.map_or(
-            epoch < *first && self.seen.len() == Self::OWNERS,
-            |(_, next)| sequence < *next,
-        )
+        match self.seen.binary_search_by_key(&epoch, |(owner, _)| *owner) {
+            Ok(at) => sequence < self.seen[at].1,
+            Err(_) => epoch < *first && self.seen.len() == Self::OWNERS,
+        }
     }
 }
 

@@ -170,31 +170,26 @@ impl Owners {
         self.known.may_count(epoch, sequence)
     }
 
-    /// What the last rebuild knew of a catalog that is older: what was decided
-    /// when it was replaced.
-    fn replaced(&self, catalog: u32) -> Option<Replaced> {
+    /// What the last rebuild knew of a catalog that is older, if anything, and when
+    /// that was fenced: what was decided when it was replaced.
+    fn replaced(&self, catalog: u32) -> Option<(Option<&Replaced>, Timestamp)> {
         let rebuilt = self.rebuilt.as_ref()?;
         if catalog >= catalog_of(rebuilt.epoch) {
             return None;
         }
         let known = rebuilt.older.iter().filter(|it| it.catalog >= catalog);
         let known = known.min_by_key(|it| it.catalog);
-        Some(match known {
-            Some(known) if known.catalog == catalog => known.clone(),
-            // It was fenced no later than one that came after it.
-            known => Replaced {
-                catalog,
-                seen: Vec::new(),
-                at: known.map_or(rebuilt.at, |known| known.at),
-            },
-        })
+        // It was fenced no later than one that came after it.
+        let at = known.map_or(rebuilt.at, |known| known.at);
+        Some((known.filter(|it| it.catalog == catalog), at))
     }
 
-    /// The catalog of a record, if the rebuild that replaced it had not seen the
-    /// record.
-    fn missed_by(&self, record: &PointRecord) -> Option<Replaced> {
-        self.replaced(catalog_of(record.epoch))
-            .filter(|it| !it.has_seen(record.epoch, record.point.sequence))
+    /// When the catalog of a record was fenced, if the rebuild that replaced it had
+    /// not seen the record.
+    fn missed_by(&self, record: &PointRecord) -> Option<Timestamp> {
+        let (known, at) = self.replaced(catalog_of(record.epoch))?;
+        let has_seen = |it: &Replaced| it.has_seen(record.epoch, record.point.sequence);
+        (!known.is_some_and(has_seen)).then_some(at)
     }
 
     fn is_accepted(&self, record: &PointRecord) -> bool {
@@ -235,7 +230,7 @@ impl Owners {
         }
         let at = record.committed().max(record.point.time);
         match missed {
-            Some(replaced) if at >= replaced.at => Standing::Late,
+            Some(fenced) if at >= fenced => Standing::Late,
             _ => Standing::Counts,
         }
     }
@@ -257,7 +252,11 @@ impl Owners {
                 seen: seen.owners(),
                 at,
             };
-            let known = self.replaced(*catalog).unwrap_or(now);
+            let known = self.replaced(*catalog).map_or(now, |(known, at)| Replaced {
+                catalog: *catalog,
+                seen: known.map(|it| it.seen.clone()).unwrap_or_default(),
+                at,
+            });
             older.insert(*catalog, known);
         }
         older.into_values().collect()

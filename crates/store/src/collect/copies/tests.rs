@@ -58,6 +58,21 @@ impl Lab {
         (frame, at)
     }
 
+    /// As a collection leaves a pack that it means to delete.
+    async fn condemn(&self, at: Location) {
+        let vault = self.vault();
+        let condemned = CondemnedPack {
+            at: vault.clock.now(),
+            readers: Some(Vec::new()),
+        };
+        let mut batch = Batch::default();
+        let key = numbered_key(CONDEMNED, at.pack);
+        batch.put(&key, &record::encode(&condemned).unwrap());
+        vault.catalog.write(batch).await.unwrap();
+        vault.catalog.flush().await.unwrap();
+        vault.index.condemn([at.pack]);
+    }
+
     async fn said(&self, frame: Frame) -> Said {
         let entries = entries_of(self.vault(), &[frame]).await.unwrap();
         entries[0].said()
@@ -177,17 +192,8 @@ async fn a_pack_waits_for_who_reads_when_entries_move_away_from_it() {
     let lab = Lab::new().await;
     let (frame, old) = lab.put(Content::Chunk, b"a chunk").await;
     let (_, new) = lab.put(Content::Chunk, b"a chunk").await;
+    lab.condemn(new).await;
     let vault = lab.vault();
-    let condemned = CondemnedPack {
-        at: vault.clock.now(),
-        readers: Some(Vec::new()),
-    };
-    let mut batch = Batch::default();
-    let key = numbered_key(CONDEMNED, new.pack);
-    batch.put(&key, &record::encode(&condemned).unwrap());
-    vault.catalog.write(batch).await.unwrap();
-    vault.catalog.flush().await.unwrap();
-    vault.index.condemn([new.pack]);
     let builder = DedupStore::on(Arc::clone(&lab.objects) as _, "v");
     let beside = builder.open_read_only().await.unwrap();
     let located = beside.vault.index.locate_indexed(frame.0, &[frame.1]).await;
@@ -293,17 +299,7 @@ async fn an_entry_that_cannot_be_read_is_written_anew_or_goes() {
     assert_eq!(lab.bad().await, []);
     // As its pack was condemned before, nothing mends it.
     spoil().await;
-    let vault = lab.vault();
-    let condemned = CondemnedPack {
-        at: vault.clock.now(),
-        readers: Some(Vec::new()),
-    };
-    let mut batch = Batch::default();
-    let key = numbered_key(CONDEMNED, at.pack);
-    batch.put(&key, &record::encode(&condemned).unwrap());
-    vault.catalog.write(batch).await.unwrap();
-    vault.catalog.flush().await.unwrap();
-    vault.index.condemn([at.pack]);
+    lab.condemn(at).await;
     let options = CollectOptions::default();
     lab.store.collect(&options, &NoMonitor).await.unwrap();
     assert_eq!(lab.said(frame).await, Said::Nothing);
