@@ -113,6 +113,9 @@ async fn what_is_revoked_ends_at_once() {
     let client = client(&signer, &signer.agent("web1"), running.address);
     asks(&client, "web1").await.unwrap();
     gate.0.store(true, Ordering::SeqCst);
+    let error = asks(&client, "web1").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
+    assert!(error.to_string().contains("was revoked"), "{error}");
     for _ in 0..3 {
         asks(&client, "web1").await.unwrap_err();
     }

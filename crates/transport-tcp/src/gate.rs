@@ -9,12 +9,12 @@ use crate::tls::{Peer, Role};
 /// Decides what a peer may do. Asked at every call, so that what it takes back is
 /// taken back at once.
 pub trait Gate: Send + Sync + fmt::Debug {
-    /// Whether a peer may be talked to at all. When it no longer may, its
-    /// connections end with their next call.
+    /// Whether a peer may be talked to at all. If it may not when it connects, the
+    /// connection is closed without a word; when it no longer may, its next call is
+    /// told the sentence, and the connection ends with it.
     ///
     /// # Errors
-    /// [`Forbidden`](ErrorKind::Forbidden) if not, with a sentence that the peer
-    /// is told.
+    /// [`Forbidden`](ErrorKind::Forbidden) if not.
     fn may_connect(&self, peer: &Peer) -> Result<()>;
 
     /// Whether a peer may protect this source: add to its replica, and learn of

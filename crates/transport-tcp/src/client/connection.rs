@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Connection {
     peer: String,
     requests: SendRequest<Bytes>,
-    is_open: watch::Receiver<bool>,
+    is_open: Arc<watch::Sender<bool>>,
     driver: tokio::task::AbortHandle,
 }
 
@@ -60,7 +60,8 @@ impl Connection {
         let (requests, mut connection) =
             handshake.map_err(|error| failure::unreachable(address, error))?;
         let pings = connection.ping_pong();
-        let (tell, is_open) = watch::channel(true);
+        let is_open = Arc::new(watch::Sender::new(true));
+        let tell = Arc::clone(&is_open);
         let peer = address.to_owned();
         let driver = tokio::spawn(async move {
             let pings = async {
@@ -92,10 +93,16 @@ impl Connection {
         *self.is_open.borrow()
     }
 
+    /// Nothing more is asked over it.
+    fn close(&self) {
+        self.is_open.send_replace(false);
+    }
+
     /// Asks, and gives the whole answer.
     pub(super) async fn ask(&self, call: Call, message: Bytes) -> Result<Bytes> {
-        let mut is_open = self.is_open.clone();
+        let mut is_open = self.is_open.subscribe();
         tokio::select! {
+            biased;
             answer = self.ask_now(call, message) => answer,
             _ = is_open.wait_for(|open| !open) => Err(Error::unavailable(format!(
                 "the connection to the protection server at {} is gone; begin again",
@@ -105,7 +112,14 @@ impl Connection {
     }
 
     async fn ask_now(&self, call: Call, message: Bytes) -> Result<Bytes> {
-        let broken = |error| failure::broken(&self.peer, error);
+        let broken = |error: h2::Error| {
+            // The streams are told before the task that drives the connection
+            // ends: who asks again must not be given this one.
+            if !error.is_reset() {
+                self.close();
+            }
+            failure::broken(&self.peer, error)
+        };
         let length = message.len();
         if length as u64 > MESSAGE_LENGTH_MAX {
             return Err(Error::invalid_input(format!(
@@ -127,8 +141,10 @@ impl Connection {
         }
         let response = response.await.map_err(broken)?;
         let status = response.status();
+        let length = body::length(response.headers())?;
         let mut answer = response.into_body();
-        let answer = body::read(&mut answer, MESSAGE_LENGTH_MAX, &self.peer).await?;
+        let answer = body::read(&mut answer, length, &self.peer).await;
+        let answer = answer.inspect_err(|_| self.close())?;
         if status == StatusCode::OK {
             return Ok(answer);
         }

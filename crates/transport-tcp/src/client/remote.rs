@@ -1,6 +1,6 @@
 //! A synchronization that the server at the other end holds.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use backstop_core::{
@@ -17,7 +17,8 @@ pub(super) struct Remote {
     connection: Arc<Connection>,
     session: u64,
     plan: Plan,
-    resume_at: Vec<RegionIndex>,
+    /// As the server told last.
+    resume_at: Mutex<Vec<RegionIndex>>,
 }
 
 impl Remote {
@@ -27,8 +28,14 @@ impl Remote {
             connection,
             session,
             plan,
-            resume_at,
+            resume_at: Mutex::new(resume_at),
         }
+    }
+
+    fn resume_at(&self) -> MutexGuard<'_, Vec<RegionIndex>> {
+        self.resume_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn place(&self, at: &RegionAddress) -> Place {
@@ -46,7 +53,7 @@ impl Synchronization for Remote {
     }
 
     fn resume_at(&self, stream: usize) -> RegionIndex {
-        self.resume_at.get(stream).copied().unwrap_or_default()
+        self.resume_at().get(stream).copied().unwrap_or_default()
     }
 
     async fn needed(&self, at: &RegionAddress, digests: &[ChunkDigest]) -> Result<Vec<bool>> {
@@ -80,8 +87,9 @@ impl Synchronization for Remote {
             stream,
             region: next,
         });
-        let answer = self.connection.ask(Call::Progress, place.encode()).await;
-        answer.map(drop)
+        let answer = self.connection.ask(Call::Progress, place.encode()).await?;
+        *self.resume_at() = region::decode_regions(answer)?;
+        Ok(())
     }
 
     async fn abort(&self) -> Result<()> {

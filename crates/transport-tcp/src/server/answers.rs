@@ -18,12 +18,28 @@ use crate::wire::region::{self, Place};
 /// Who has begun the synchronization of a source that is under way. One for each
 /// source, so that there are no more than sources.
 #[derive(Debug, Default)]
-pub(super) struct Begun(HashMap<SourceName, (SynchronizationId, String)>);
+pub(super) struct Begun {
+    of_sources: HashMap<SourceName, SynchronizationId>,
+    by: HashMap<SynchronizationId, String>,
+}
 
 impl Begun {
     fn is_of_another(&self, id: SynchronizationId, agent: &str) -> bool {
-        let mut all = self.0.values();
-        all.any(|(begun, by)| *begun == id && by != agent)
+        self.by.get(&id).is_some_and(|by| by != agent)
+    }
+
+    fn begin(&mut self, source: SourceName, id: SynchronizationId, agent: &str) {
+        if let Some(before) = self.of_sources.insert(source, id) {
+            self.by.remove(&before);
+        }
+        self.by.insert(id, agent.to_owned());
+    }
+
+    fn end(&mut self, source: &SourceName, id: SynchronizationId) {
+        self.by.remove(&id);
+        if self.of_sources.get(source) == Some(&id) {
+            self.of_sources.remove(source);
+        }
     }
 }
 
@@ -62,7 +78,8 @@ pub(super) async fn answer(caller: &Arc<Caller>, call: Call, message: Bytes) -> 
             let telling = session
                 .synchronization
                 .progress(place.at.stream, place.at.region);
-            telling.await.map(|()| Bytes::new())
+            telling.await?;
+            Ok(region::encode_regions(&session.resume_at()))
         }
         Call::Abort => {
             let place = Place::decode(message)?;
@@ -93,16 +110,16 @@ async fn begin(caller: &Caller, message: &[u8]) -> Result<Bytes> {
     let synchronization = shared.service.begin(request).await?;
     {
         let mut begun = shared.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        begun.0.insert(source, (id, caller.peer.name.clone()));
+        begun.begin(source, id, &caller.peer.name);
     }
     let plan = synchronization.plan().clone();
-    let resume_at = (0..streams).map(|stream| synchronization.resume_at(stream));
-    let resume_at = resume_at.collect();
-    let session = caller.keep(Session {
+    let session = Session {
         id,
+        streams,
         synchronization,
-    });
-    encode(&control::Begun::new(session, &plan, resume_at))
+    };
+    let resume_at = session.resume_at();
+    encode(&control::Begun::new(caller.keep(session), &plan, resume_at))
 }
 
 /// What is known to be another agent's is as good as unknown.
@@ -144,7 +161,9 @@ async fn commit(caller: &Caller, message: Bytes) -> Result<Bytes> {
     caller.forget(&ids);
     {
         let mut begun = shared.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        begun.0.retain(|_, (id, _)| !ids.contains(id));
+        for (point, id) in points.iter().zip(ids) {
+            begun.end(&point.source, id);
+        }
     }
     encode(&Committed { points })
 }

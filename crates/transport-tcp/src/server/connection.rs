@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use backstop_core::{Error, ErrorKind, Result, Synchronization, SynchronizationId};
+use backstop_core::{Error, ErrorKind, RegionIndex, Result, Synchronization, SynchronizationId};
 use bytes::Bytes;
+use futures::future::OptionFuture;
 use h2::RecvStream;
 use h2::server::{Builder, SendResponse};
 use http::{Request, Response, StatusCode, header};
@@ -19,7 +20,7 @@ use tokio_rustls::server::TlsStream;
 use super::Shared;
 use crate::tls::Peer;
 use crate::wire::control::{Failure, encode};
-use crate::wire::{Asked, MESSAGE_LENGTH_MAX, VERSION};
+use crate::wire::{Asked, VERSION};
 use crate::{body, failure, heartbeat, limits};
 
 /// How long the handshakes may take.
@@ -29,7 +30,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(super) struct Session {
     pub(super) id: SynchronizationId,
+    pub(super) streams: usize,
     pub(super) synchronization: Arc<dyn Synchronization>,
+}
+
+impl Session {
+    /// For each stream, the first region that is not dealt with for good.
+    pub(super) fn resume_at(&self) -> Vec<RegionIndex> {
+        let streams = 0..self.streams;
+        streams
+            .map(|stream| self.synchronization.resume_at(stream))
+            .collect()
+    }
 }
 
 /// What the calls of one connection share.
@@ -161,19 +173,29 @@ impl Connection {
             }
         });
         let mut calls = JoinSet::new();
+        let mut refused = None;
+        let mut leaving = std::pin::pin!(None::<tokio::time::Sleep>);
         let ended = loop {
             tokio::select! {
                 asked = self.connection.accept() => match asked {
-                    None => break Ok(()),
+                    None => break refused.map_or(Ok(()), Err),
                     Some(Err(error)) => break Err(failure::broken(&peer, error)),
                     Some(Ok((request, respond))) => {
-                        if let Err(error) = self.caller.shared.gate.may_connect(&self.caller.peer) {
-                            break Err(error);
+                        if refused.is_none()
+                            && let Err(error) = self.caller.shared.gate.may_connect(&self.caller.peer)
+                        {
+                            // This call is told why, and no other follows.
+                            refused = Some(error);
+                            leaving.set(Some(tokio::time::sleep(PATIENCE)));
+                            self.connection.graceful_shutdown();
                         }
                         calls.spawn(respond_to(Arc::clone(&self.caller), request, respond));
                     }
                 },
                 gone = &mut silent => break gone,
+                Some(()) = OptionFuture::from(leaving.as_mut().as_pin_mut()) => {
+                    break refused.map_or(Ok(()), Err);
+                }
                 Some(_) = calls.join_next(), if !calls.is_empty() => {}
             }
         };
@@ -219,6 +241,7 @@ async fn respond_to(
 }
 
 async fn answer(caller: &Arc<Caller>, request: Request<RecvStream>) -> Result<Bytes> {
+    caller.shared.gate.may_connect(&caller.peer)?;
     let call = match Asked::of(request.uri().path()) {
         Asked::Call(call) => call,
         Asked::OtherVersion => {
@@ -237,14 +260,7 @@ async fn answer(caller: &Arc<Caller>, request: Request<RecvStream>) -> Result<By
             ));
         }
     };
-    let told = request.headers().get(header::CONTENT_LENGTH);
-    let told = told.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    let length = told.unwrap_or(MESSAGE_LENGTH_MAX);
-    if length > MESSAGE_LENGTH_MAX {
-        return Err(Error::invalid_input(format!(
-            "a message of {length} bytes is longer than {MESSAGE_LENGTH_MAX}"
-        )));
-    }
+    let length = body::length(request.headers())?;
     let share = caller.shared.memory.take(length).await?;
     let mut body = request.into_body();
     let message = body::read(&mut body, length, &caller.peer.name).await?;

@@ -248,6 +248,25 @@ pub(crate) fn decode_outcome(message: Bytes) -> Result<WriteOutcome> {
     Ok(WriteOutcome { chunks_received })
 }
 
+/// For each stream, the first region that is not dealt with for good.
+pub(crate) fn encode_regions(regions: &[RegionIndex]) -> Bytes {
+    let mut out = BytesMut::with_capacity(4 + regions.len() * 8);
+    put_count(&mut out, regions.len());
+    for region in regions {
+        out.put_u64_le(region.0);
+    }
+    out.freeze()
+}
+
+pub(crate) fn decode_regions(message: Bytes) -> Result<Vec<RegionIndex>> {
+    let mut reader = Reader::new("the answer to progress", message);
+    let count = reader.count(8)?;
+    let regions = (0..count).map(|_| reader.long().map(RegionIndex));
+    let regions = regions.collect::<Result<_>>()?;
+    reader.end()?;
+    Ok(regions)
+}
+
 /// Ranges of a region: of `slices` exactly one.
 pub(crate) fn encode_ranges(place: &Place, ranges: &[Extent]) -> Bytes {
     let mut out = BytesMut::with_capacity(Place::LENGTH + 4 + ranges.len() * 16);

@@ -73,6 +73,7 @@ proptest! {
         told in list(proptest::option::of(digests())),
         ranges in list((any::<u32>(), any::<u32>())),
         received in any::<u32>(),
+        place_regions in 0u64..20,
     ) {
         let message = place.encode();
         is_strict(&message, Place::decode);
@@ -95,6 +96,10 @@ proptest! {
         let message = encode_ranges(&place, &ranges);
         is_strict(&message, decode_ranges);
         prop_assert_eq!(decode_ranges(message).unwrap(), (place, ranges));
+        let regions: Vec<_> = (0..place_regions).map(|at| RegionIndex(at * at)).collect();
+        let message = encode_regions(&regions);
+        is_strict(&message, decode_regions);
+        prop_assert_eq!(decode_regions(message).unwrap(), regions);
         let outcome = WriteOutcome { chunks_received: received };
         prop_assert_eq!(decode_outcome(encode_outcome(outcome)).unwrap(), outcome);
     }
@@ -150,7 +155,8 @@ proptest! {
         let _ = decode_update(message.clone());
         let _ = decode_ranges(message.clone());
         let _ = decode_slices(message.clone());
-        let _ = decode_digests(message);
+        let _ = decode_digests(message.clone());
+        let _ = decode_regions(message);
     }
 }
 
