@@ -63,17 +63,17 @@ impl Shared {
         if due {
             self.last_look.0.store(now.0, Ordering::Release);
             // What failed was told already, and is no matter of this caller.
-            let _ = self.release_idle().await;
+            let _ = self.release_idle(self.settings.idle_max).await;
         }
     }
 
     /// Suspends what was not called for too long; gives how many, or the last
     /// error.
-    async fn release_idle(&self) -> Result<u64> {
+    async fn release_idle(&self, longest: Duration) -> Result<u64> {
         let now = self.clock.now();
         let mut suspended = 0;
         let mut failure = None;
-        let idle = |current: &Current| current.activity.is_idle(now, self.settings.idle_max);
+        let idle = |current: &Current| current.activity.is_idle(now, longest);
         for mut slot in self.sources.hold_idle(idle) {
             let Some(current) = slot.any() else {
                 continue;
@@ -109,7 +109,19 @@ impl ProtectionServer {
     /// from where it last was durable. All others are suspended.
     #[instrument(skip_all, err(level = "debug"))]
     pub async fn release_idle(&self) -> Result<u64> {
-        self.shared.release_idle().await
+        let longest = self.shared.settings.idle_max;
+        self.shared.release_idle(longest).await
+    }
+
+    /// Suspends all synchronizations that no agent is calling just now, as before
+    /// the vault is closed: each can be continued by its id where it was. Gives how
+    /// many.
+    ///
+    /// # Errors
+    /// As [`release_idle`](Self::release_idle).
+    #[instrument(skip_all, err(level = "debug"))]
+    pub async fn suspend_all(&self) -> Result<u64> {
+        self.shared.release_idle(Duration::ZERO).await
     }
 }
 

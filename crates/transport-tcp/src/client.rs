@@ -15,10 +15,11 @@ use bytes::Bytes;
 use rustls::ClientConfig;
 use tokio::sync::Mutex;
 
+use crate::status::TransportStatus;
 use crate::tls::{self, TlsAuthority, TlsIdentity};
 use crate::wire::Call;
 use crate::wire::control::{
-    self, Begin, Begun, Committed, ReplicaAnswer, ReplicaQuestion, decode, encode,
+    self, Begin, Beginning, Committed, ReplicaAnswer, ReplicaQuestion, decode, encode,
 };
 use connection::Connection;
 use remote::Remote;
@@ -104,6 +105,16 @@ impl TcpClient {
         Err(failed.unwrap_or_else(|| backstop_core::Error::internal("no address was tried")))
     }
 
+    /// What the server is doing, for an operator.
+    ///
+    /// # Errors
+    /// [`Forbidden`](ErrorKind::Forbidden) for who is none;
+    /// [`Unavailable`](ErrorKind::Unavailable) if there is no connection.
+    pub async fn status(&self) -> Result<TransportStatus> {
+        let answer = self.ask(Call::Status, Bytes::new()).await?;
+        decode("the server's status", &answer)
+    }
+
     async fn ask(&self, call: Call, message: Bytes) -> Result<Bytes> {
         self.connection().await?.ask(call, message).await
     }
@@ -130,9 +141,16 @@ impl ProtectionService for TcpClient {
     async fn begin(&self, request: BeginRequest) -> Result<Arc<dyn Synchronization>> {
         let connection = self.connection().await?;
         let message = encode(&Begin::from(request))?;
-        let answer = connection.ask(Call::Begin, message).await?;
-        let begun: Begun = decode("the server's answer to a beginning", &answer)?;
-        Ok(Arc::new(Remote::new(connection, begun)))
+        loop {
+            let answer = connection.ask(Call::Begin, message.clone()).await?;
+            match decode("the server's answer to a beginning", &answer)? {
+                Beginning::Begun(begun) => return Ok(Arc::new(Remote::new(connection, begun))),
+                // It answers at its leisure, or when it is our turn.
+                Beginning::Wait { wait } => {
+                    tracing::info!(position = wait, "waiting for a turn to synchronize");
+                }
+            }
+        }
     }
 
     async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<RecoveryPoint>> {

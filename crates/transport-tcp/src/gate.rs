@@ -1,6 +1,7 @@
 //! Who may do what.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use backstop_core::{Error, ErrorKind, Result, SourceName};
 
@@ -23,6 +24,12 @@ pub trait Gate: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`Forbidden`](ErrorKind::Forbidden) if not.
     fn may_protect(&self, peer: &Peer, source: &SourceName) -> Result<()>;
+
+    /// How much of the server a peer gets beside others that want it too: one with
+    /// twice the weight has its messages taken in twice as fast.
+    fn weight(&self, _: &Peer) -> NonZeroU32 {
+        NonZeroU32::MIN
+    }
 }
 
 /// Each agent may protect the source that has its name, and those whose names

@@ -16,10 +16,12 @@ mod gate;
 mod heartbeat;
 mod limits;
 mod server;
+mod status;
 mod tls;
 mod wire;
 
 pub use client::TcpClient;
 pub use gate::{Gate, OwnSources};
-pub use server::{TcpServer, TcpServerBuilder, TcpServerSettings};
+pub use server::{TcpServer, TcpServerBuilder, TcpServerHandle, TcpServerSettings};
+pub use status::{ConnectionStatus, SynchronizationStatus, TransportStatus, WaitingStatus};
 pub use tls::{Peer, Role, TlsAuthority, TlsIdentity};

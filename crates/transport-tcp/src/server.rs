@@ -1,41 +1,55 @@
 //! The protection server's end: accepts connections, and has a
 //! [`ProtectionService`] answer what is asked over them.
 
+mod admission;
 mod answers;
 mod connection;
-mod memory;
+mod connections;
+mod session;
+mod turns;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use backstop_core::{ByteCount, Codecs, CpuPool, Error, ErrorKind, ProtectionService, Result};
+use backstop_core::{
+    ByteCount, Clock, Codecs, CpuPool, Error, ErrorKind, ProtectionService, Result, SystemClock,
+};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::gate::{Gate, OwnSources};
+use crate::status::{TransportStatus, WaitingStatus};
 use crate::tls::{self, TlsAuthority, TlsIdentity};
+use admission::Admission;
 use connection::Connection;
-use memory::Memory;
+use connections::Connections;
+use turns::Turns;
 
 /// What a server may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TcpServerSettings {
     /// Memory for messages, in bytes: those that are being read, and what is done
-    /// with them. Who sends more waits for its turn. At least 32 MiB.
+    /// with them. Who sends more waits for its turn; one peer has a quarter at most,
+    /// or 16 MiB. At least 32 MiB.
     pub memory: ByteCount,
+    /// Agents that synchronize at once; others wait for their turn, and are told
+    /// their position.
+    pub agents_at_once: usize,
     /// Connections at once; further ones are refused.
     pub connections_max: usize,
 }
 
 impl Default for TcpServerSettings {
-    /// 128 MiB, 4096 connections.
+    /// 128 MiB, 64 agents at once, 4096 connections.
     fn default() -> Self {
         Self {
             memory: ByteCount(128 << 20),
+            agents_at_once: 64,
             connections_max: 4096,
         }
     }
@@ -48,6 +62,7 @@ pub struct TcpServerBuilder {
     agents: TlsAuthority,
     gate: Arc<dyn Gate>,
     cpu: CpuPool,
+    clock: Arc<dyn Clock>,
     settings: TcpServerSettings,
 }
 
@@ -63,6 +78,13 @@ impl TcpServerBuilder {
     #[must_use]
     pub fn with_cpu_pool(mut self, cpu: CpuPool) -> Self {
         self.cpu = cpu;
+        self
+    }
+
+    /// Takes the time from this clock.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
         self
     }
 
@@ -85,7 +107,7 @@ impl TcpServerBuilder {
         address: &str,
         service: Arc<dyn ProtectionService>,
     ) -> Result<TcpServer> {
-        let memory = Memory::new(self.settings.memory)?;
+        let memory = Turns::new(self.settings.memory)?;
         let tls = tls::server(&self.identity, &self.agents)?;
         let listener = TcpListener::bind(address).await.map_err(|error| {
             Error::unavailable(format!("can't listen on {address}")).with_source(error)
@@ -96,9 +118,16 @@ impl TcpServerBuilder {
             cpu: self.cpu,
             codecs: Arc::new(Codecs::default()),
             memory,
+            admission: Arc::new(Admission::new(
+                self.settings.agents_at_once,
+                Arc::clone(&self.clock),
+            )),
             places: Arc::new(Semaphore::new(self.settings.connections_max)),
+            connections: Arc::default(),
+            clock: self.clock,
             tls: Mutex::new(tls),
             begun: Mutex::default(),
+            stage: watch::Sender::new(Stage::Open),
         };
         Ok(TcpServer {
             listener,
@@ -113,10 +142,83 @@ struct Shared {
     gate: Arc<dyn Gate>,
     cpu: CpuPool,
     codecs: Arc<Codecs>,
-    memory: Memory,
+    memory: Turns,
+    admission: Arc<Admission>,
     places: Arc<Semaphore>,
+    connections: Arc<Connections>,
+    clock: Arc<dyn Clock>,
     tls: Mutex<Arc<ServerConfig>>,
     begun: Mutex<answers::Begun>,
+    stage: watch::Sender<Stage>,
+}
+
+/// How far a server is on its way to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Open,
+    /// Nothing new is begun.
+    Stopping,
+    Stopped,
+}
+
+impl Shared {
+    fn status(&self) -> TransportStatus {
+        let waiting = self.admission.waiting().into_iter();
+        let (message_memory, messages_waiting) = self.memory.counts();
+        TransportStatus {
+            at: self.clock.now(),
+            connections: self.connections.status(),
+            waiting: waiting
+                .map(|one| WaitingStatus {
+                    id: one.id,
+                    source: one.source,
+                    agent: one.agent.to_string(),
+                    since: one.since,
+                })
+                .collect(),
+            message_memory,
+            messages_waiting,
+        }
+    }
+}
+
+/// A hold of a server that runs, to look at it and to stop it. Cheap to clone.
+#[derive(Clone)]
+pub struct TcpServerHandle {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for TcpServerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpServerHandle")
+            .field("stage", &*self.shared.stage.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl TcpServerHandle {
+    /// What the server is doing.
+    pub fn status(&self) -> TransportStatus {
+        self.shared.status()
+    }
+
+    /// Has the server begin nothing new, lets synchronizations that are under way
+    /// end for so long, and then ends [`run`](TcpServer::run) with all connections.
+    /// Gives whether all had ended.
+    ///
+    /// What had not goes on where it stood when its agent comes back; have the
+    /// protection server put that away before the vault is closed.
+    pub async fn stop(&self, within: Duration) -> bool {
+        let stage = &self.shared.stage;
+        stage.send_if_modified(|stage| {
+            let is_open = *stage == Stage::Open;
+            *stage = (*stage).max(Stage::Stopping);
+            is_open
+        });
+        let idle = tokio::time::timeout(within, self.shared.connections.idle()).await;
+        stage.send_replace(Stage::Stopped);
+        idle.is_ok()
+    }
 }
 
 /// A server that listens.
@@ -142,6 +244,7 @@ impl TcpServer {
             agents,
             gate: Arc::new(OwnSources),
             cpu: CpuPool::default(),
+            clock: Arc::new(SystemClock),
             settings: TcpServerSettings::default(),
         }
     }
@@ -156,14 +259,24 @@ impl TcpServer {
             .map_err(|error| Error::unavailable("the address is not known").with_source(error))
     }
 
+    /// A hold of it, for while it runs.
+    pub fn handle(&self) -> TcpServerHandle {
+        TcpServerHandle {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
     /// Accepts connections and answers what is asked over them, on tasks of the
-    /// caller's runtime, until the future is dropped; connections end with it.
+    /// caller's runtime, until it is [stopped](TcpServerHandle::stop) or the future
+    /// is dropped; connections end with it.
     /// What was being written then is written or not, as after any broken
     /// connection.
     pub async fn run(self) {
         let mut connections = JoinSet::new();
+        let mut stage = self.shared.stage.subscribe();
         loop {
             let accepted = tokio::select! {
+                _ = stage.wait_for(|stage| *stage == Stage::Stopped) => return,
                 accepted = self.listener.accept() => accepted,
                 Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             };
@@ -190,11 +303,11 @@ impl TcpServer {
 }
 
 /// After accepting has failed.
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(100);
 
 async fn serve(shared: Arc<Shared>, stream: TcpStream, from: SocketAddr) {
     let tls = Arc::clone(&shared.tls.lock().unwrap_or_else(PoisonError::into_inner));
-    match Connection::accept(shared, tls, stream).await {
+    match Connection::accept(shared, tls, stream, from).await {
         Ok(connection) => {
             let peer = connection.peer().clone();
             tracing::info!(%peer, %from, "connected");

@@ -29,10 +29,11 @@ pub(crate) enum Call {
     BlockDigests,
     Progress,
     Abort,
+    Status,
 }
 
 impl Call {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Replica,
         Self::Begin,
         Self::Commit,
@@ -42,6 +43,7 @@ impl Call {
         Self::BlockDigests,
         Self::Progress,
         Self::Abort,
+        Self::Status,
     ];
 
     /// The last element of its path.
@@ -56,6 +58,7 @@ impl Call {
             Self::BlockDigests => "block-digests",
             Self::Progress => "progress",
             Self::Abort => "abort",
+            Self::Status => "status",
         }
     }
 

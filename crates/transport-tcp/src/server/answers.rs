@@ -1,17 +1,22 @@
 //! What is done for each call.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use backstop_core::{
-    BeginRequest, Error, ErrorKind, RecoveryPoint, Result, SourceName, SynchronizationId,
+    BeginRequest, Error, ErrorKind, RecoveryPoint, RegionAddress, Result, SourceName,
+    SynchronizationId, region_count,
 };
 use bytes::Bytes;
 
-use super::connection::{Caller, Session};
+use super::admission::Turn;
+use super::session::{Caller, Session};
+use super::{Shared, Stage};
+use crate::tls::Role;
 use crate::wire::Call;
 use crate::wire::control::{
-    self, Begin, Committed, ReplicaAnswer, ReplicaQuestion, decode, encode,
+    self, Begin, Beginning, Committed, ReplicaAnswer, ReplicaQuestion, decode, encode,
 };
 use crate::wire::region::{self, Place};
 
@@ -79,6 +84,7 @@ pub(super) async fn answer(caller: &Arc<Caller>, call: Call, message: Bytes) -> 
                 .synchronization
                 .progress(place.at.stream, place.at.region);
             telling.await?;
+            session.is_at(&place.at);
             Ok(region::encode_regions(&session.resume_at()))
         }
         Call::Abort => {
@@ -86,8 +92,10 @@ pub(super) async fn answer(caller: &Arc<Caller>, call: Call, message: Bytes) -> 
             let session = caller.session(place.session)?;
             session.synchronization.abort().await?;
             caller.forget(&[session.id]);
+            caller.shared.connections.ended();
             Ok(Bytes::new())
         }
+        Call::Status => status(caller),
     }
 }
 
@@ -105,21 +113,62 @@ async fn begin(caller: &Caller, message: &[u8]) -> Result<Bytes> {
     shared.gate.may_protect(&caller.peer, &begin.source)?;
     caller.has_room()?;
     let request = BeginRequest::from(begin);
-    let (id, source, streams) = (request.id, request.source.clone(), request.streams.len());
+    let (id, source) = (request.id, request.source.clone());
+    let regions = request
+        .streams
+        .iter()
+        .map(|stream| region_count(stream.length));
+    let regions = regions.collect();
     refuse_others(caller, &[id])?;
+    refuse_when_stopping(shared)?;
+    let place = match shared.admission.begin(&caller.name, &source, id).await {
+        Turn::Now(place) => place,
+        Turn::Wait(position) => {
+            let wait = position as u64;
+            return encode(&Beginning::Wait { wait });
+        }
+    };
+    refuse_when_stopping(shared)?;
     let synchronization = shared.service.begin(request).await?;
     {
         let mut begun = shared.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        begun.begin(source, id, &caller.peer.name);
+        begun.begin(source.clone(), id, &caller.peer.name);
     }
     let plan = synchronization.plan().clone();
     let session = Session {
         id,
-        streams,
+        source,
         synchronization,
+        since: shared.clock.now(),
+        regions,
+        _place: place,
+        received: AtomicU64::new(0),
+        done: AtomicU64::new(0),
     };
     let resume_at = session.resume_at();
-    encode(&control::Begun::new(caller.keep(session), &plan, resume_at))
+    for (stream, region) in resume_at.iter().copied().enumerate() {
+        session.is_at(&RegionAddress { stream, region });
+    }
+    let begun = control::Begun::new(caller.keep(session), &plan, resume_at);
+    encode(&Beginning::Begun(begun))
+}
+
+/// Those that are under way may end.
+fn refuse_when_stopping(shared: &Shared) -> Result<()> {
+    if *shared.stage.borrow() == Stage::Open {
+        return Ok(());
+    }
+    Err(Error::unavailable(
+        "this protection server is stopping; try again later",
+    ))
+}
+
+fn status(caller: &Caller) -> Result<Bytes> {
+    if caller.peer.role == Role::Operator {
+        return encode(&caller.shared.status());
+    }
+    let sentence = format!("{} is no operator", caller.peer);
+    Err(Error::new(ErrorKind::Forbidden, sentence))
 }
 
 /// What is known to be another agent's is as good as unknown.
@@ -159,6 +208,7 @@ async fn commit(caller: &Caller, message: Bytes) -> Result<Bytes> {
         ));
     }
     caller.forget(&ids);
+    shared.connections.ended();
     {
         let mut begun = shared.begun.lock().unwrap_or_else(PoisonError::into_inner);
         for (point, id) in points.iter().zip(ids) {
@@ -169,11 +219,13 @@ async fn commit(caller: &Caller, message: Bytes) -> Result<Bytes> {
 }
 
 async fn write(caller: &Caller, message: Bytes) -> Result<Bytes> {
+    let length = message.len() as u64;
     let update = region::decode_update(message)?;
     let session = caller.session(update.place.session)?;
     let codecs = Arc::clone(&caller.shared.codecs);
     let checking = move || codecs.decompress_with(|decompressor| update.check(decompressor));
     let (_, update) = caller.shared.cpu.run(checking).await??;
     let outcome = session.synchronization.write(update).await?;
+    session.received.fetch_add(length, Ordering::Relaxed);
     Ok(region::encode_outcome(outcome))
 }

@@ -1,10 +1,10 @@
 //! One connection of the server's end.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use backstop_core::{Error, ErrorKind, RegionIndex, Result, Synchronization, SynchronizationId};
+use backstop_core::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use futures::future::OptionFuture;
 use h2::RecvStream;
@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::Shared;
+use super::session::Caller;
 use crate::tls::Peer;
 use crate::wire::control::{Failure, encode};
 use crate::wire::{Asked, VERSION};
@@ -25,78 +26,6 @@ use crate::{body, failure, heartbeat, limits};
 
 /// How long the handshakes may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A synchronization that was begun over a connection.
-#[derive(Clone)]
-pub(super) struct Session {
-    pub(super) id: SynchronizationId,
-    pub(super) streams: usize,
-    pub(super) synchronization: Arc<dyn Synchronization>,
-}
-
-impl Session {
-    /// For each stream, the first region that is not dealt with for good.
-    pub(super) fn resume_at(&self) -> Vec<RegionIndex> {
-        let streams = 0..self.streams;
-        streams
-            .map(|stream| self.synchronization.resume_at(stream))
-            .collect()
-    }
-}
-
-/// What the calls of one connection share.
-pub(super) struct Caller {
-    pub(super) shared: Arc<Shared>,
-    pub(super) peer: Peer,
-    sessions: Mutex<Sessions>,
-}
-
-#[derive(Default)]
-struct Sessions {
-    next: u64,
-    open: HashMap<u64, Session>,
-}
-
-impl Caller {
-    fn lock(&self) -> MutexGuard<'_, Sessions> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn has_room(&self) -> Result<()> {
-        if self.lock().open.len() < limits::SESSIONS {
-            return Ok(());
-        }
-        Err(Error::unavailable(format!(
-            "{} has {} synchronizations under way; end one of them first",
-            self.peer,
-            limits::SESSIONS
-        )))
-    }
-
-    pub(super) fn keep(&self, session: Session) -> u64 {
-        let mut sessions = self.lock();
-        // Begun again, it is the same one.
-        sessions.open.retain(|_, other| other.id != session.id);
-        let number = sessions.next;
-        sessions.next += 1;
-        sessions.open.insert(number, session);
-        number
-    }
-
-    pub(super) fn session(&self, number: u64) -> Result<Session> {
-        let found = self.lock().open.get(&number).cloned();
-        found.ok_or_else(|| {
-            Error::conflict(format!(
-                "synchronization {number} of this connection has ended, or was begun again"
-            ))
-        })
-    }
-
-    pub(super) fn forget(&self, ids: &[SynchronizationId]) {
-        let mut sessions = self.lock();
-        sessions.open.retain(|_, other| !ids.contains(&other.id));
-    }
-}
 
 pub(super) struct Connection {
     caller: Arc<Caller>,
@@ -109,8 +38,9 @@ impl Connection {
         shared: Arc<Shared>,
         tls: Arc<ServerConfig>,
         stream: TcpStream,
+        from: SocketAddr,
     ) -> Result<Self> {
-        let accepting = timeout(PATIENCE, Self::accept_now(shared, tls, stream)).await;
+        let accepting = timeout(PATIENCE, Self::accept_now(shared, tls, stream, from)).await;
         accepting.unwrap_or_else(|_| {
             Err(Error::unavailable(format!(
                 "the handshake has not ended within {PATIENCE:?}"
@@ -122,6 +52,7 @@ impl Connection {
         shared: Arc<Shared>,
         tls: Arc<ServerConfig>,
         stream: TcpStream,
+        from: SocketAddr,
     ) -> Result<Self> {
         let broken = |error| failure::broken("a new peer", error);
         stream.set_nodelay(true).map_err(broken)?;
@@ -142,13 +73,8 @@ impl Connection {
             .handshake(stream)
             .await
             .map_err(|error| failure::broken(&peer, error))?;
-        let caller = Caller {
-            shared,
-            peer,
-            sessions: Mutex::default(),
-        };
         Ok(Self {
-            caller: Arc::new(caller),
+            caller: Arc::new(Caller::new(shared, peer, from)),
             connection,
         })
     }
@@ -172,6 +98,8 @@ impl Connection {
                 }
             }
         });
+        let connections = &self.caller.shared.connections;
+        let _counted = connections.add(Arc::clone(&self.caller));
         let mut calls = JoinSet::new();
         let mut refused = None;
         let mut leaving = std::pin::pin!(None::<tokio::time::Sleep>);
@@ -261,7 +189,9 @@ async fn answer(caller: &Arc<Caller>, request: Request<RecvStream>) -> Result<By
         }
     };
     let length = body::length(request.headers())?;
-    let share = caller.shared.memory.take(length).await?;
+    let shared = &caller.shared;
+    let weight = shared.gate.weight(&caller.peer);
+    let share = shared.memory.take(&caller.name, weight, length).await?;
     let mut body = request.into_body();
     let message = body::read(&mut body, length, &caller.peer.name).await?;
     let answered = super::answers::answer(caller, call, message).await;

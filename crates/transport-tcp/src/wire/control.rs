@@ -173,6 +173,17 @@ impl Begun {
     }
 }
 
+/// What a beginning is answered with.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Beginning {
+    Begun(Begun),
+    /// Others have to go first; ask again.
+    Wait {
+        wait: u64,
+    },
+}
+
 /// Synchronizations to commit; their documents follow the JSON, see
 /// [`encode_commits`].
 #[derive(Debug, Serialize, Deserialize)]
