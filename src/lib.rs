@@ -119,8 +119,9 @@ pub use backstop_store::{
 };
 #[cfg(feature = "tcp")]
 pub use backstop_transport_tcp::{
-    Gate, OwnSources, Peer, Role, TcpClient, TcpServer, TcpServerBuilder, TcpServerSettings,
-    TlsAuthority, TlsIdentity,
+    ConnectionStatus, Gate, OwnSources, Peer, Role, SynchronizationStatus, TcpClient, TcpServer,
+    TcpServerBuilder, TcpServerHandle, TcpServerSettings, TlsAuthority, TlsIdentity,
+    TransportStatus, WaitingStatus,
 };
 
 #[cfg(feature = "aws")]

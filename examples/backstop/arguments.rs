@@ -13,6 +13,7 @@ use crate::guard_arguments::{ApprovalCommand, InitArguments, OperatorCommand, Pr
 use crate::image_format::ImageFormat;
 use crate::other::{OtherVault, ReplicateArguments};
 use crate::point_reference::PointReference;
+use crate::wire_arguments::{AgentArguments, ServeArguments, ServerArguments};
 
 const ABOUT: &str =
     "Keeps replicas of disk images in a vault, makes recovery points, brings any of them back";
@@ -76,7 +77,7 @@ impl Arguments {
     /// What clap can't say of options that may stand before the command or
     /// after it.
     fn check(&self) -> Result<(), (ErrorKind, &'static str)> {
-        if self.vault.place.is_none() {
+        if self.vault.place.is_none() && !self.command.is_elsewhere() {
             return Err((
                 ErrorKind::MissingRequiredArgument,
                 "no vault is named: give `--vault URL`, or set BACKSTOP_VAULT",
@@ -158,6 +159,12 @@ pub enum Command {
     Init(InitArguments),
     /// Make a recovery point of an image: everything, or the changed extents alone
     Protect(ProtectArguments),
+    /// Protect images of other hosts: agents reach the vault over the network
+    Serve(ServeArguments),
+    /// Protect images of this host at a protection server: everything, what differs, or the changed extents
+    Agent(AgentArguments),
+    /// Tell what a protection server is doing; for operators
+    Status(ServerArguments),
     /// Make a recovery point of an image of another format: everything, or what differs
     Import(ImportArguments),
     /// List the protected sources
@@ -278,9 +285,14 @@ impl Command {
         )
     }
 
+    /// Whether the vault is another process's.
+    fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::Agent(_) | Self::Status(_))
+    }
+
     /// Whether it writes to a vault that is there, which takes owning it.
     pub fn writes(&self) -> bool {
-        !self.reads() && !matches!(self, Self::Init(_))
+        !self.reads() && !self.is_elsewhere() && !matches!(self, Self::Init(_))
     }
 }
 

@@ -6,6 +6,7 @@
 mod approval;
 mod arguments;
 mod care_arguments;
+mod certificates;
 mod chosen;
 mod collect;
 mod cost;
@@ -35,11 +36,16 @@ mod protect;
 mod protection;
 mod qemu;
 mod rebuild;
+mod remote_agent;
 mod report;
 mod restore;
+mod serve;
+mod signals;
+mod status;
 mod table;
 mod vault;
 mod verify;
+mod wire_arguments;
 
 use std::process::ExitCode;
 
@@ -113,12 +119,20 @@ fn run(arguments: &Arguments, output: Output) -> Ending {
         }
         other => command(other, server, &cpu, output).await,
     };
-    let ending = if let Command::Rebuild(how) = &arguments.command {
-        let rebuilding = rebuild::rebuild(how, &arguments.vault, cpu.clone(), output);
-        runtime.block_on(rebuilding)
-    } else {
-        let opening = (access(&arguments.command), arguments.usage);
-        runtime.block_on(with_vault(&arguments.vault, opening, cpu.clone(), work))
+    let ending = match &arguments.command {
+        Command::Rebuild(how) => {
+            let rebuilding = rebuild::rebuild(how, &arguments.vault, cpu.clone(), output);
+            runtime.block_on(rebuilding)
+        }
+        Command::Serve(how) => {
+            runtime.block_on(serve::serve(how, &arguments.vault, cpu.clone(), output))
+        }
+        Command::Agent(how) => runtime.block_on(remote_agent::agent(how, &cpu, output)),
+        Command::Status(how) => runtime.block_on(status::status(how, output)),
+        command => {
+            let opening = (access(command), arguments.usage);
+            runtime.block_on(with_vault(&arguments.vault, opening, cpu.clone(), work))
+        }
     };
     // After an interrupt nobody waits for a disk that may be stuck.
     runtime.shutdown_background();
@@ -143,6 +157,9 @@ async fn command(
         Command::Init(_)
         | Command::Key(_)
         | Command::Rebuild(_)
+        | Command::Serve(_)
+        | Command::Agent(_)
+        | Command::Status(_)
         | Command::Replicate(_)
         | Command::Compare(_)
         | Command::Heal(_)
