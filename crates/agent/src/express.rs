@@ -1,6 +1,8 @@
 //! The express full: only changed extents are read and sent, so its cost
 //! follows the change and not the image.
 
+use std::sync::atomic::AtomicBool;
+
 use backstop_core::{ByteOffset, Extent, ExtentSet, REGION_LENGTH, RegionIndex, Result};
 use futures::stream;
 
@@ -26,15 +28,17 @@ struct RegionChanges {
 }
 
 impl Run<'_> {
+    /// Nothing is called finished before `is_trusted` says so.
     pub(crate) async fn express_full(
         &self,
         lanes: &[Lane<'_>],
         changed: &[ExtentSet],
+        is_trusted: &AtomicBool,
     ) -> Result<()> {
         self.expect(changed.iter().map(ExtentSet::total).sum())?;
         for (lane, changed) in lanes.iter().copied().zip(changed) {
             let from = self.sync.resume_at(lane.stream);
-            let prefix = Prefix::from(from);
+            let prefix = Prefix::from(from).told_when(is_trusted);
             let jobs = stream::iter(batches(changed, from).into_iter().map(Ok));
             let send = |batch| self.send_batch(lane, batch);
             self.work(lane, jobs, &prefix, send).await?;

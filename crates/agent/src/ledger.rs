@@ -2,7 +2,7 @@
 //! it need not be repeated.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use backstop_core::{ByteCount, Progress, RegionIndex, TransferCounts};
@@ -41,6 +41,12 @@ impl Ledger {
         self.unreadable.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Starts over with what is counted of the content.
+    pub(crate) fn forget_content(&self) {
+        self.changed.store(0, Ordering::Relaxed);
+        self.unreadable.store(0, Ordering::Relaxed);
+    }
+
     pub(crate) fn counts(&self) -> TransferCounts {
         let count = |counter: &AtomicU64| ByteCount(counter.load(Ordering::Relaxed));
         TransferCounts {
@@ -76,8 +82,10 @@ const REPORT_EVERY: u64 = 16;
 /// The contiguous run of finished regions of one image, which come in any
 /// order.
 #[derive(Debug)]
-pub(crate) struct Prefix {
+pub(crate) struct Prefix<'a> {
     state: Mutex<PrefixState>,
+    /// Whether it may be told.
+    may_tell: Option<&'a AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -90,7 +98,7 @@ struct PrefixState {
     reporting: bool,
 }
 
-impl Prefix {
+impl<'a> Prefix<'a> {
     pub(crate) fn from(next: RegionIndex) -> Self {
         Self {
             state: Mutex::new(PrefixState {
@@ -99,7 +107,14 @@ impl Prefix {
                 reported: next.0,
                 reporting: false,
             }),
+            may_tell: None,
         }
+    }
+
+    /// The same, but not told before this is true.
+    pub(crate) fn told_when(mut self, may_tell: &'a AtomicBool) -> Self {
+        self.may_tell = Some(may_tell);
+        self
     }
 
     /// Notes that the regions from `first` up to, not including, `next` are
@@ -119,7 +134,9 @@ impl Prefix {
                 state.next = state.next.max(end);
             }
         }
-        if state.reporting || state.next < state.reported.saturating_add(REPORT_EVERY) {
+        let may_tell = self.may_tell.is_none_or(|it| it.load(Ordering::Relaxed));
+        if !may_tell || state.reporting || state.next < state.reported.saturating_add(REPORT_EVERY)
+        {
             return None;
         }
         state.reporting = true;

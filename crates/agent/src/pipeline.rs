@@ -7,15 +7,26 @@
 use std::future::{Future, ready};
 
 use backstop_core::{
-    ByteCount, ByteOffset, Event, Extent, ExtentSet, REGION_LENGTH, RegionAddress, RegionIndex,
-    Result, region_count,
+    ByteCount, ByteOffset, Error, Event, Extent, ExtentSet, REGION_LENGTH, RegionAddress,
+    RegionIndex, Result, region_count,
 };
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use metrics::counter;
+use tokio::sync::Semaphore;
 
 use crate::ledger::Prefix;
 use crate::read::{self, Outcome};
 use crate::synchronize::{Lane, Run};
+
+/// So many jobs are worked on at once where each is small: the farther the server,
+/// the more have to be on their way.
+const MOST_JOBS: usize = 64;
+
+/// A job counts as so many bytes at least.
+const LEAST_JOB: u64 = 64 << 10;
+
+/// What is counted in, in bytes.
+const UNIT: u64 = 1 << 10;
 
 /// So many regions are asked for holes in one call.
 const WINDOW_REGIONS: u64 = 64;
@@ -81,25 +92,30 @@ impl<'a> Lane<'a> {
 }
 
 impl Run<'_> {
-    /// How many jobs are worked on at once.
+    /// How many whole regions are worked on at once.
     pub(crate) fn in_flight(&self) -> usize {
         let default = self.agent.cpu.parallelism() + 2;
         let asked = self.agent.settings.regions_in_flight;
         asked.unwrap_or(default).max(1)
     }
 
-    /// Works on jobs, several at once, until all are finished or one fails;
-    /// the others are then dropped.
+    /// Works on jobs, as many at once as hold no more than the regions in flight
+    /// would, until all are finished or one fails; the others are then dropped.
     pub(crate) async fn work<T, F>(
         &self,
         lane: Lane<'_>,
         jobs: impl Stream<Item = Result<Job<T>>>,
-        prefix: &Prefix,
+        prefix: &Prefix<'_>,
         work: impl Fn(T) -> F,
     ) -> Result<()>
     where
         F: Future<Output = Result<()>>,
     {
+        let region = u64::from(REGION_LENGTH);
+        let units = |bytes: u64| u32::try_from(bytes / UNIT).unwrap_or(u32::MAX);
+        let all = self.in_flight().saturating_mul(units(region) as usize);
+        let room = Semaphore::new(all.min(Semaphore::MAX_PERMITS));
+        let room = &room;
         jobs.map_ok(|job| {
             let Job {
                 first,
@@ -107,19 +123,25 @@ impl Run<'_> {
                 advances,
                 work: input,
             } = job;
+            let taken = units(advances.clamp(LEAST_JOB, region));
             let working = work(input);
             async move {
+                let taking = room.acquire_many(taken).await;
+                let _taken = taking.map_err(|_| Error::internal("no more is worked on"))?;
                 working.await?;
                 let progress = self.ledger.advance(advances);
                 self.agent.monitor.tell_progress(progress)?;
-                if let Some(up_to) = prefix.finished(first, next) {
+                // Of what ends an image the commit tells, or `tell_finished`.
+                if let Some(up_to) = prefix.finished(first, next)
+                    && up_to.0 < lane.region_count()
+                {
                     self.sync.progress(lane.stream, up_to).await?;
                     prefix.reported();
                 }
                 Ok(())
             }
         })
-        .try_buffer_unordered(self.in_flight())
+        .try_buffer_unordered(MOST_JOBS)
         .try_for_each(|()| ready(Ok(())))
         .await
     }

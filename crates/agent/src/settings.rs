@@ -8,7 +8,7 @@ pub const MOST_SAMPLE_SLICES: u32 = 1 << 16;
 #[non_exhaustive]
 pub struct AgentSettings {
     /// How many regions of 4 MiB may be dealt with at once, each held with up
-    /// to 8 MiB: bounds memory. At least one; the default is two more than
+    /// to 8 MiB, or as many bytes of smaller changes: bounds memory. At least one; the default is two more than
     /// the CPU pool's parallelism, so that the pool never waits for reading
     /// or writing.
     pub regions_in_flight: Option<usize>,

@@ -1,12 +1,16 @@
 //! One synchronization from its beginning to the eve of its commit.
 
+use std::future::ready;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use backstop_core::{
     BeginRequest, BlockSource, ByteCount, ChunkDigest, Commit, Error, Event, Extent, ExtentSet,
     InconsistencyReason, Plan, PointFacts, PointId, PointKind, ReplicaStatus, Result, Sample,
     SnapshotId, SourceName, StreamName, StreamSpec, Synchronization, SynchronizationId,
 };
+use futures::future::{Either, select};
 
 use crate::agent::Agent;
 use crate::ledger::Ledger;
@@ -274,6 +278,7 @@ impl Run<'_> {
                 Attempt::Doubted(doubted, doubt) => (doubted, doubt),
             };
             outcome = doubted;
+            self.ledger.forget_content();
             // Begun again as what it is now.
             self.identity =
                 Identity::new(self.agent, Some(self.identity.snapshot), None, [0; TOLD])?;
@@ -315,9 +320,22 @@ impl Run<'_> {
             Plan::Check { reason } => doubted(Sample::default(), reason, None),
             Plan::ExpressFull => {
                 let changed: Vec<ExtentSet> = request.streams.iter().map(changed).collect();
-                // First, so that nothing is called finished on the word of a
-                // tracker that lies.
-                let Sampled { sample, damaged } = self.sample(lanes, &changed).await?;
+                // Beside each other: nothing is called finished on the word of a
+                // tracker before the sample has shown that it does not lie.
+                let is_trusted = AtomicBool::new(false);
+                let sampling = pin!(async {
+                    let sampled = self.sample(lanes, &changed).await?;
+                    let is_sound = sampled.damaged == 0 && sampled.sample.differed == 0;
+                    is_trusted.store(is_sound, Ordering::Relaxed);
+                    Ok::<_, Error>(sampled)
+                });
+                let sending = pin!(self.express_full(lanes, &changed, &is_trusted));
+                let (Sampled { sample, damaged }, sending) = match select(sampling, sending).await {
+                    Either::Left((sampled, sending)) => (sampled?, Either::Left(sending)),
+                    Either::Right((sent, sampling)) => {
+                        (sampling.await?, Either::Right(ready(sent)))
+                    }
+                };
                 if damaged > 0 {
                     let reason = format!(
                         "the replica lost the data of {damaged} of {} sampled slices",
@@ -333,7 +351,7 @@ impl Run<'_> {
                     let doubt = InconsistencyReason::TrackerMissedChanges;
                     return doubted(sample, reason, Some(doubt));
                 }
-                self.express_full(lanes, &changed).await?;
+                sending.await?;
                 let outcome = Outcome {
                     sample,
                     check_reason: None,

@@ -15,13 +15,21 @@ pub(crate) const INTERVAL: Duration = Duration::from_secs(5);
 /// How long it may take to answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Ends when the peer does not answer.
-pub(crate) async fn listen(mut pings: PingPong, peer: &str) -> Result<()> {
+/// Ends when the peer does not answer; says when it is asked, and when it has
+/// answered.
+pub(crate) async fn listen(
+    mut pings: PingPong,
+    peer: &str,
+    asks: impl Fn(),
+    answers: impl Fn(),
+) -> Result<()> {
     loop {
-        sleep(INTERVAL).await;
+        asks();
         let asked = timeout(PATIENCE, pings.ping(Ping::opaque())).await;
         let answered = asked
             .map_err(|_| Error::unavailable(format!("{peer} has not answered for {PATIENCE:?}")))?;
         answered.map_err(|error| failure::broken(peer, error))?;
+        answers();
+        sleep(INTERVAL).await;
     }
 }

@@ -1,10 +1,22 @@
 //! How much a connection may hold, on either end.
 
-/// Bytes of one stream that may be on their way (RFC 9113, 5.2).
-pub(crate) const STREAM_WINDOW: u32 = 1 << 20;
+/// Bytes of one stream that may be on their way to a server (RFC 9113, 5.2), and of
+/// all streams of a connection, as long as the peer is near. What has come and waits
+/// for memory takes that much.
+pub(crate) const STREAM_WINDOW: u32 = 512 << 10;
+pub(crate) const CONNECTION_WINDOW: u32 = 1 << 20;
 
-/// Bytes of all streams of a connection that may be on their way.
-pub(crate) const CONNECTION_WINDOW: u32 = 2 << 20;
+/// The same for a peer that is far and synchronizes: by its distance, so that a line
+/// of this speed is filled, in bytes for each millisecond of round trip, up to a most.
+pub(crate) const WINDOW_PER_MILLISECOND: u64 = 250_000;
+pub(crate) const WINDOW_MOST: u64 = 32 << 20;
+
+/// What the windows of all far peers take together, beyond those above.
+pub(crate) const WINDOWS: u64 = 64 << 20;
+
+/// The same on their way to a client, which has asked for them.
+pub(crate) const CLIENT_STREAM_WINDOW: u32 = 4 << 20;
+pub(crate) const CLIENT_CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// The longest frame, in bytes: so much of one message goes before another's
 /// turn comes, so that what is short waits for no more than that.
@@ -17,7 +29,7 @@ pub(crate) const HEADERS: u32 = 4 << 10;
 pub(crate) const SEND_BUFFER: usize = 256 << 10;
 
 /// Calls at once over a connection.
-pub(crate) const STREAMS: u32 = 64;
+pub(crate) const STREAMS: u32 = 128;
 
 /// Synchronizations that a connection may have begun and not ended.
 pub(crate) const SESSIONS: usize = 64;

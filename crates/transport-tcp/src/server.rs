@@ -7,6 +7,7 @@ mod connection;
 mod connections;
 mod session;
 mod turns;
+mod windows;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ use admission::Admission;
 use connection::Connection;
 use connections::Connections;
 use turns::Turns;
+use windows::Windows;
 
 /// What a server may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +126,7 @@ impl TcpServerBuilder {
             )),
             places: Arc::new(Semaphore::new(self.settings.connections_max)),
             connections: Arc::default(),
+            windows: Arc::default(),
             clock: self.clock,
             tls: Mutex::new(tls),
             begun: Mutex::default(),
@@ -146,6 +149,7 @@ struct Shared {
     admission: Arc<Admission>,
     places: Arc<Semaphore>,
     connections: Arc<Connections>,
+    windows: Arc<Windows>,
     clock: Arc<dyn Clock>,
     tls: Mutex<Arc<ServerConfig>>,
     begun: Mutex<answers::Begun>,

@@ -49,8 +49,8 @@ impl Connection {
             .await
             .map_err(|error| failure::handshake(address, error))?;
         let handshake = Builder::new()
-            .initial_window_size(limits::STREAM_WINDOW)
-            .initial_connection_window_size(limits::CONNECTION_WINDOW)
+            .initial_window_size(limits::CLIENT_STREAM_WINDOW)
+            .initial_connection_window_size(limits::CLIENT_CONNECTION_WINDOW)
             .max_frame_size(limits::FRAME)
             .max_header_list_size(limits::HEADERS)
             .max_send_buffer_size(limits::SEND_BUFFER)
@@ -66,7 +66,7 @@ impl Connection {
         let driver = tokio::spawn(async move {
             let pings = async {
                 match pings {
-                    Some(pings) => heartbeat::listen(pings, &peer).await,
+                    Some(pings) => heartbeat::listen(pings, &peer, || {}, || {}).await,
                     None => std::future::pending().await,
                 }
             };

@@ -19,6 +19,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::Shared;
 use super::session::Caller;
+use super::windows::{Part, RoundTrip};
 use crate::tls::Peer;
 use crate::wire::control::{Failure, encode};
 use crate::wire::{Asked, VERSION};
@@ -88,22 +89,40 @@ impl Connection {
     /// back.
     pub(super) async fn run(mut self) -> Result<()> {
         let peer = self.caller.peer.to_string();
+        let round_trip = RoundTrip::new(Arc::clone(&self.caller.shared.clock));
         let mut silent = std::pin::pin!({
             let pings = self.connection.ping_pong();
-            let peer = peer.clone();
+            let (peer, round_trip) = (&peer, &round_trip);
             async move {
                 match pings {
-                    Some(pings) => heartbeat::listen(pings, &peer).await,
+                    Some(pings) => {
+                        let (asks, answers) = (|| round_trip.asks(), || round_trip.answers());
+                        heartbeat::listen(pings, peer, asks, answers).await
+                    }
                     None => std::future::pending().await,
                 }
             }
         });
+        let mut window = Part::of(&self.caller.shared.windows);
         let connections = &self.caller.shared.connections;
         let _counted = connections.add(Arc::clone(&self.caller));
         let mut calls = JoinSet::new();
         let mut refused = None;
         let mut leaving = std::pin::pin!(None::<tokio::time::Sleep>);
         let ended = loop {
+            // Who has nothing under way keeps nothing that others could use.
+            let distance = if self.caller.has_sessions() {
+                round_trip.last()
+            } else {
+                Duration::ZERO
+            };
+            if let Some(bytes) = window.fit(distance) {
+                self.connection.set_target_window_size(bytes);
+                let each = bytes.max(limits::CONNECTION_WINDOW) / 2;
+                if let Err(error) = self.connection.set_initial_window_size(each) {
+                    tracing::debug!(peer, %error, "the windows stay as they are");
+                }
+            }
             tokio::select! {
                 asked = self.connection.accept() => match asked {
                     None => break refused.map_or(Ok(()), Err),
