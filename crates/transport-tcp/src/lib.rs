@@ -12,6 +12,9 @@
 mod body;
 mod client;
 mod failure;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 mod heartbeat;
 mod limits;

@@ -5,6 +5,8 @@ mod admission;
 mod answers;
 mod connection;
 mod connections;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzed;
 mod session;
 mod turns;
 mod windows;
@@ -109,29 +111,11 @@ impl TcpServerBuilder {
         address: &str,
         service: Arc<dyn ProtectionService>,
     ) -> Result<TcpServer> {
-        let memory = Turns::new(self.settings.memory)?;
         let tls = tls::server(&self.identity, &self.agents)?;
+        let shared = Shared::new(service, self.gate, self.cpu, self.clock, self.settings, tls)?;
         let listener = TcpListener::bind(address).await.map_err(|error| {
             Error::unavailable(format!("can't listen on {address}")).with_source(error)
         })?;
-        let shared = Shared {
-            service,
-            gate: self.gate,
-            cpu: self.cpu,
-            codecs: Arc::new(Codecs::default()),
-            memory,
-            admission: Arc::new(Admission::new(
-                self.settings.agents_at_once,
-                Arc::clone(&self.clock),
-            )),
-            places: Arc::new(Semaphore::new(self.settings.connections_max)),
-            connections: Arc::default(),
-            windows: Arc::default(),
-            clock: self.clock,
-            tls: Mutex::new(tls),
-            begun: Mutex::default(),
-            stage: watch::Sender::new(Stage::Open),
-        };
         Ok(TcpServer {
             listener,
             shared: Arc::new(shared),
@@ -166,6 +150,31 @@ enum Stage {
 }
 
 impl Shared {
+    fn new(
+        service: Arc<dyn ProtectionService>,
+        gate: Arc<dyn Gate>,
+        cpu: CpuPool,
+        clock: Arc<dyn Clock>,
+        settings: TcpServerSettings,
+        tls: Arc<ServerConfig>,
+    ) -> Result<Self> {
+        Ok(Self {
+            service,
+            gate,
+            cpu,
+            codecs: Arc::new(Codecs::default()),
+            memory: Turns::new(settings.memory)?,
+            admission: Arc::new(Admission::new(settings.agents_at_once, Arc::clone(&clock))),
+            places: Arc::new(Semaphore::new(settings.connections_max)),
+            connections: Arc::default(),
+            windows: Arc::default(),
+            clock,
+            tls: Mutex::new(tls),
+            begun: Mutex::default(),
+            stage: watch::Sender::new(Stage::Open),
+        })
+    }
+
     fn status(&self) -> TransportStatus {
         let waiting = self.admission.waiting().into_iter();
         let (message_memory, messages_waiting) = self.memory.counts();
