@@ -27,7 +27,7 @@ async fn asks(client: &TcpClient, name: &str) -> Result<()> {
 }
 
 /// Somebody else is answered as ever.
-async fn others_are_served(signer: &Signer, running: &Running) {
+pub(crate) async fn others_are_served(signer: &Signer, running: &Running) {
     let other = client(signer, &signer.agent("other"), running.address);
     asks(&other, "other").await.unwrap();
 }

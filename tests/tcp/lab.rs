@@ -40,6 +40,27 @@ impl Signer {
         TlsIdentity::from_pem(signed.pem().as_bytes(), key.serialize_pem().as_bytes()).unwrap()
     }
 
+    /// What somebody with an agent's certificate can make of TLS.
+    pub(crate) fn raw_client(&self, agent: &str) -> rustls::ClientConfig {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![format!("{agent}.agent.backstop")]).unwrap();
+        let signed = params.signed_by(&key, &self.0).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(
+                vec![signed.der().clone()],
+                key.serialize_der().try_into().unwrap(),
+            )
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config
+    }
+
     pub(crate) fn agent(&self, name: &str) -> TlsIdentity {
         self.identity_for(&[&format!("{name}.agent.backstop")], 10)
     }

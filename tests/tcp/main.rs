@@ -7,6 +7,7 @@
 )]
 
 mod conformance;
+mod harm;
 mod hostile;
 mod lab;
 mod protect;

@@ -224,7 +224,12 @@ async fn write(caller: &Caller, message: Bytes) -> Result<Bytes> {
     let session = caller.session(update.place.session)?;
     let codecs = Arc::clone(&caller.shared.codecs);
     let checking = move || codecs.decompress_with(|decompressor| update.check(decompressor));
-    let (_, update) = caller.shared.cpu.run(checking).await??;
+    let checked = caller.shared.cpu.run(checking).await?;
+    let (_, update) = checked.map_err(|error| {
+        tracing::warn!(peer = %caller.peer, %error, "what was sent is not what it is said to be");
+        // Nothing that is stored is damaged.
+        Error::invalid_input(error.to_string())
+    })?;
     let outcome = session.synchronization.write(update).await?;
     session.received.fetch_add(length, Ordering::Relaxed);
     Ok(region::encode_outcome(outcome))
