@@ -81,6 +81,7 @@
 //! | `source-file` | yes | `FileSource`, `FileTarget`, `FileDraft` |
 //! | `source-nbd` | yes | `NbdServer`, which gives images to what speaks NBD; `NbdSource`, which reads them from it |
 //! | `tcp` | yes | `TcpClient` and `TcpServer`: agents and server on different machines, over TLS |
+//! | `local-time` | yes | `SystemLocalTime`: limits of bandwidth by the host's time zone |
 //! | `aws`, `azure`, `gcp` | no | vaults on these object stores |
 //! | `conformance` | no | the suites that hold an implementation of a seam to its contract |
 //! | `memory` | no | in-memory references of the seams, and wrappers that inject faults |
@@ -119,10 +120,14 @@ pub use backstop_store::{
 };
 #[cfg(feature = "tcp")]
 pub use backstop_transport_tcp::{
-    ConnectionStatus, Gate, OwnSources, Peer, Role, SynchronizationStatus, TcpClient, TcpServer,
-    TcpServerBuilder, TcpServerHandle, TcpServerSettings, TlsAuthority, TlsIdentity,
-    TransportStatus, WaitingStatus,
+    BandwidthRule, BandwidthSchedule, ConnectionStatus, FixedOffset, Gate, LocalTime, OwnSources,
+    Peer, Role, SynchronizationStatus, TcpClient, TcpClientBuilder, TcpServer, TcpServerBuilder,
+    TcpServerHandle, TcpServerSettings, TlsAuthority, TlsIdentity, TransportStatus, WaitingStatus,
+    Weekday,
 };
+
+#[cfg(feature = "local-time")]
+pub use backstop_transport_tcp::SystemLocalTime;
 
 #[cfg(feature = "aws")]
 pub use backstop_store::S3ObjectLock;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use backstop::{Error, ErrorKind, Result, TcpClient, TlsAuthority, TlsIdentity};
+use backstop::{Error, ErrorKind, Result, TcpClient, TcpClientBuilder, TlsAuthority, TlsIdentity};
 
 use crate::wire_arguments::ServerArguments;
 
@@ -27,8 +27,9 @@ pub fn certificates(folder: &Path) -> Result<(TlsAuthority, TlsIdentity)> {
     Ok((authority, identity.map_err(within)?))
 }
 
-/// A client of the protection server that is named.
-pub fn client(arguments: &ServerArguments) -> Result<TcpClient> {
+/// A client of the protection server that is named, to be built.
+pub fn client(arguments: &ServerArguments) -> Result<TcpClientBuilder> {
     let (authority, identity) = certificates(&arguments.certificates)?;
-    TcpClient::new(arguments.servers.clone(), &identity, &authority)
+    let servers = arguments.servers.clone();
+    Ok(TcpClient::builder(servers, &identity, &authority))
 }

@@ -110,6 +110,13 @@ fn sentence(event: &Event) -> Option<String> {
         Event::CheckNeeded { source, reason } => Some(format!(
             "everything of {source} is compared with its replica: {reason}"
         )),
+        Event::Waiting {
+            source,
+            error,
+            delay,
+        } => Some(format!(
+            "{source} stands still, and is tried again in {delay:.0?}: {error}"
+        )),
         _ => None,
     }
 }

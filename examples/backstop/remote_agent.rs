@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backstop::{
-    Agent, Changes, CpuPool, Error, ErrorKind, FileSource, ProtectionService, RecoveryPoint,
-    Request, Result, SourceName, StreamName, TcpClient, read_extents_file,
+    Agent, AgentSettings, BandwidthSchedule, Changes, CpuPool, Error, ErrorKind, FileSource,
+    ProtectionService, RecoveryPoint, Request, Result, SourceName, StreamName, SystemLocalTime,
+    TcpClient, read_extents_file,
 };
 
 use crate::certificates::client;
@@ -20,7 +21,12 @@ use crate::wire_arguments::{AgentArguments, Named};
 pub async fn agent(arguments: &AgentArguments, cpu: &CpuPool, output: Output) -> Ending {
     let mut stops = Stops::listen()?;
     let mut asked = now()?;
-    let client = client(&arguments.server)?;
+    let mut client = client(&arguments.server)?;
+    if let Some(schedule) = &arguments.bandwidth {
+        let schedule: BandwidthSchedule = schedule.parse()?;
+        client = client.with_bandwidth(schedule, Arc::new(SystemLocalTime::new()?));
+    }
+    let client = client.build()?;
     let Some(every) = arguments.every else {
         let work = round(arguments, &client, cpu, output);
         return unless_stopped(work, &mut stops, arguments.stop_within).await?;
@@ -73,7 +79,8 @@ async fn round(
     let mut failed = None;
     for image in &arguments.images {
         let extents = arguments.extents.iter().find(|it| it.name == image.name);
-        match protect(image, extents, client, cpu, output).await {
+        let told = (arguments.patience, output);
+        match protect(image, extents, client, cpu, told).await {
             Ok(point) => output.print(&PointReport::from(&point), table([&point]))?,
             Err(error) if failed.is_none() => failed = Some(error),
             Err(error) => warn(error),
@@ -87,7 +94,7 @@ async fn protect(
     extents: Option<&Named>,
     client: &TcpClient,
     cpu: &CpuPool,
-    output: Output,
+    (patience, output): (Duration, Output),
 ) -> Result<RecoveryPoint> {
     let source = SourceName::new(&image.name)?;
     let file = FileSource::open(&image.path).await?;
@@ -109,6 +116,7 @@ async fn protect(
     });
     let agent = Agent::new(Arc::new(client.clone()))
         .with_cpu_pool(cpu.clone())
+        .with_settings(AgentSettings::default().with_patience(patience))
         .with_monitor(Arc::clone(&watch) as _);
     let mut request = Request::new(source).with_stream(StreamName::disk(), &file, changes);
     if let Some(snapshot) = file.snapshot_id() {

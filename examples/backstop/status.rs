@@ -11,7 +11,7 @@ use crate::wire_arguments::ServerArguments;
 
 /// Tells who is connected, what is synchronized, and who waits.
 pub async fn status(arguments: &ServerArguments, output: Output) -> Ending {
-    let status = client(arguments)?.status().await?;
+    let status = client(arguments)?.build()?.status().await?;
     output.print(&status, tables(&status))?;
     Ok(Verdict::Done)
 }

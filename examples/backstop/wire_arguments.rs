@@ -57,6 +57,12 @@ pub struct AgentArguments {
     /// Synchronize again and again, this long after the last time; SIGUSR1 has it done now
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "extents")]
     pub every: Option<Duration>,
+    /// Go on trying for so long while the server is away or its vault is full
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    pub patience: Duration,
+    /// How many bytes a second are sent when, in this host's time: `default 20M; mon-fri 08:00-18:00 2M`
+    #[arg(long, value_name = "SCHEDULE")]
+    pub bandwidth: Option<String>,
     /// When told to stop, let what is under way end for so long
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     pub stop_within: Duration,

@@ -11,3 +11,4 @@ mod harm;
 mod hostile;
 mod lab;
 mod protect;
+mod reconnect;

@@ -91,10 +91,11 @@ fn documentation() -> Outcome<()> {
 }
 
 /// The crates with features that are chosen from outside.
-const WITH_FEATURES: [&str; 4] = [
+const WITH_FEATURES: [&str; 5] = [
     "backstop-core",
     "backstop-source-nbd",
     "backstop-store",
+    "backstop-transport-tcp",
     "backstop",
 ];
 

@@ -9,6 +9,7 @@ use backstop_core::{
     ProtectionService, RecoveryPoint, Result, SourceName, StreamName,
 };
 
+use crate::patience::may_pass;
 use crate::randomness::Randomness;
 use crate::request::{Changes, Request};
 use crate::settings::AgentSettings;
@@ -69,7 +70,7 @@ impl Agent {
         self
     }
 
-    /// The same agent drawing its ids and samples from a seed, so that a
+    /// The same agent drawing its ids, samples and delays from a seed, so that a
     /// simulation replays. Two agents of one service must not share a seed:
     /// their synchronizations would have the same ids.
     pub fn with_seed(mut self, seed: u64) -> Self {
@@ -113,7 +114,8 @@ impl Agent {
     ///
     /// An interrupted synchronization of the same snapshot is continued after
     /// the regions that the server knows to be finished; its counts are then
-    /// those of this run alone.
+    /// those of this run alone. With [`patience`](AgentSettings::patience) that
+    /// is done by itself, as long as the images are there.
     ///
     /// # Errors
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a request that does not
@@ -157,35 +159,38 @@ impl Agent {
 
     /// Commits, unless an image changed while it was read: a point of that
     /// would be of no instant.
-    async fn commit(&self, prepared: Vec<Prepared<'_>>) -> Result<Vec<RecoveryPoint>> {
-        let mut torn = vec![false; prepared.len()];
-        let mut failure = None;
-        for (one, torn) in prepared.iter().zip(&mut torn) {
-            if let Err(error) = one.verify_unchanged().await {
-                *torn = error.kind() == ErrorKind::Conflict;
-                failure = Some(failure.unwrap_or(error));
-            }
-        }
-        if let Some(error) = failure {
-            for (one, is_torn) in prepared.into_iter().zip(torn) {
-                one.leave(is_torn).await;
-            }
-            return Err(error);
-        }
-        match self.commit_verified(&prepared).await {
+    async fn commit(&self, mut prepared: Vec<Prepared<'_>>) -> Result<Vec<RecoveryPoint>> {
+        loop {
+            prepared = verified(prepared).await?;
+            let error = match self.commit_verified(&prepared).await {
+                Ok(points) => return Ok(points),
+                Err(error) => error,
+            };
             // Nothing was changed; of other failures the outcome is unknown.
-            Err(error) if error.kind() == ErrorKind::Conflict => {
+            if error.kind() == ErrorKind::Conflict {
                 leave(prepared, false).await;
-                Err(error)
+                return Err(error);
             }
-            done => done,
+            let Some(first) = prepared.first() else {
+                return Err(error);
+            };
+            // A service that was started again knows nothing that is under way.
+            let may_pass = may_pass(error.kind()) || error.kind() == ErrorKind::NotFound;
+            if first.patience().is_none() || !may_pass {
+                return Err(error);
+            }
+            first.patience().wait(error).await?;
+            if let Err(error) = resume(&mut prepared).await {
+                leave(prepared, false).await;
+                return Err(error);
+            }
         }
     }
 
     /// Commits, and asks again while the service is unavailable: a commit may
     /// be repeated, so that a lost answer costs nothing.
     async fn commit_verified(&self, prepared: &[Prepared<'_>]) -> Result<Vec<RecoveryPoint>> {
-        let commits: Vec<Commit> = prepared.iter().map(|one| one.commit.clone()).collect();
+        let commits: Vec<Commit> = prepared.iter().map(Prepared::commit).collect();
         let mut attempt = 1;
         loop {
             match self.service.commit(commits.clone()).await {
@@ -202,6 +207,32 @@ impl Agent {
             }
         }
     }
+}
+
+/// Gives them back if their images are what was read; else leaves them.
+async fn verified(prepared: Vec<Prepared<'_>>) -> Result<Vec<Prepared<'_>>> {
+    let mut torn = vec![false; prepared.len()];
+    let mut failure = None;
+    for (one, torn) in prepared.iter().zip(&mut torn) {
+        if let Err(error) = one.verify_unchanged().await {
+            *torn = error.kind() == ErrorKind::Conflict;
+            failure = Some(failure.unwrap_or(error));
+        }
+    }
+    let Some(error) = failure else {
+        return Ok(prepared);
+    };
+    for (one, is_torn) in prepared.into_iter().zip(torn) {
+        one.leave(is_torn).await;
+    }
+    Err(error)
+}
+
+async fn resume(prepared: &mut [Prepared<'_>]) -> Result<()> {
+    for one in prepared {
+        one.resume().await?;
+    }
+    Ok(())
 }
 
 async fn leave(prepared: Vec<Prepared<'_>>, is_torn: bool) {

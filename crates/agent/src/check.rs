@@ -10,7 +10,6 @@ use futures::{TryStreamExt, stream};
 
 use crate::compare::{blocks, first_look};
 use crate::cut::{Short, cut};
-use crate::ledger::Prefix;
 use crate::pipeline::{Job, Window};
 use crate::synchronize::{Lane, Run};
 
@@ -19,7 +18,7 @@ impl Run<'_> {
         self.expect(lanes.iter().map(|lane| lane.length).sum())?;
         for lane in lanes.iter().copied() {
             let from = self.skip_finished(lane)?;
-            let prefix = Prefix::from(from);
+            let prefix = self.prefix(from);
             let jobs = lane
                 .windows(from)
                 .map_ok(|window| stream::iter(jobs(lane, &window).into_iter().map(Ok)))

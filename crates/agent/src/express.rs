@@ -3,11 +3,10 @@
 
 use std::sync::atomic::AtomicBool;
 
-use backstop_core::{ByteOffset, Extent, ExtentSet, REGION_LENGTH, RegionIndex, Result};
+use backstop_core::{ByteCount, ByteOffset, Extent, ExtentSet, REGION_LENGTH, RegionIndex, Result};
 use futures::stream;
 
 use crate::cut::{Short, cut};
-use crate::ledger::Prefix;
 use crate::pipeline::Job;
 use crate::synchronize::{Lane, Run};
 
@@ -38,8 +37,19 @@ impl Run<'_> {
         self.expect(changed.iter().map(ExtentSet::total).sum())?;
         for (lane, changed) in lanes.iter().copied().zip(changed) {
             let from = self.sync.resume_at(lane.stream);
-            let prefix = Prefix::from(from).told_when(is_trusted);
-            let jobs = stream::iter(batches(changed, from).into_iter().map(Ok));
+            let before = Extent::between(ByteOffset(0), from.start());
+            let skipped: ByteCount = changed.within(before).map(Extent::length).sum();
+            if skipped > ByteCount::ZERO {
+                self.tell_progress(self.ledger.advance(skipped.0))?;
+            }
+            let prefix = self.prefix(from).told_when(is_trusted);
+            // After trouble one by one, so that the next one costs little.
+            let most = if self.patience.is_tried() {
+                1
+            } else {
+                BATCH_REGIONS
+            };
+            let jobs = stream::iter(batches(changed, from, most).into_iter().map(Ok));
             let send = |batch| self.send_batch(lane, batch);
             self.work(lane, jobs, &prefix, send).await?;
             self.tell_finished(lane, lanes.len()).await?;
@@ -78,15 +88,16 @@ impl Run<'_> {
     }
 }
 
-/// The changed regions from `from` on, in batches that leave no region out.
-fn batches(changed: &ExtentSet, from: RegionIndex) -> Vec<Job<Vec<RegionChanges>>> {
+/// The changed regions from `from` on, in batches of so many at most that leave
+/// no region out.
+fn batches(changed: &ExtentSet, from: RegionIndex, most: usize) -> Vec<Job<Vec<RegionChanges>>> {
     let mut jobs: Vec<Job<Vec<RegionChanges>>> = Vec::new();
     let rest = Extent::between(from.start(), changed.end());
     for changes in by_region(changed.within(rest)) {
         let bytes = changes.extents.iter().map(|extent| extent.length().0).sum();
         let next = RegionIndex(changes.region.0 + 1);
         match jobs.last_mut() {
-            Some(job) if job.advances + bytes <= BATCH_BYTES && job.work.len() < BATCH_REGIONS => {
+            Some(job) if job.advances + bytes <= BATCH_BYTES && job.work.len() < most => {
                 job.advances += bytes;
                 job.next = next;
                 job.work.push(changes);

@@ -4,7 +4,6 @@ use backstop_core::{Extent, PieceContent, RegionIndex, Result};
 use futures::{TryStreamExt, stream};
 
 use crate::cut::{Short, cut};
-use crate::ledger::Prefix;
 use crate::pipeline::{Job, Window};
 use crate::synchronize::{Lane, Run};
 
@@ -16,7 +15,7 @@ impl Run<'_> {
         self.expect(lanes.iter().map(|lane| lane.length).sum())?;
         for lane in lanes.iter().copied() {
             let from = self.skip_finished(lane)?;
-            let prefix = Prefix::from(from);
+            let prefix = self.prefix(from);
             let windows = lane.windows(from);
             let jobs = windows
                 .map_ok(|window| stream::iter(jobs(lane, &window).into_iter().map(Ok)))
@@ -50,8 +49,7 @@ impl Run<'_> {
         if from.0 > 0 {
             let skipped = from.start().0.min(lane.length.0);
             tracing::info!(stream = %lane.name, regions = from.0, "finished before");
-            let progress = self.ledger.advance(skipped);
-            self.agent.monitor.tell_progress(progress)?;
+            self.tell_progress(self.ledger.advance(skipped))?;
         }
         Ok(from)
     }
@@ -61,7 +59,7 @@ impl Run<'_> {
     pub(crate) async fn tell_finished(&self, lane: Lane<'_>, lanes: usize) -> Result<()> {
         if lane.stream + 1 < lanes {
             let end = RegionIndex(lane.region_count());
-            self.sync.progress(lane.stream, end).await?;
+            self.tell_service(lane, end).await?;
         }
         Ok(())
     }

@@ -77,12 +77,14 @@ impl Ledger {
 }
 
 /// So many regions are finished before the server is told again.
-const REPORT_EVERY: u64 = 16;
+pub(crate) const REPORT_EVERY: u64 = 16;
 
 /// The contiguous run of finished regions of one image, which come in any
 /// order.
 #[derive(Debug)]
 pub(crate) struct Prefix<'a> {
+    /// So many regions more are worth telling.
+    every: u64,
     state: Mutex<PrefixState>,
     /// Whether it may be told.
     may_tell: Option<&'a AtomicBool>,
@@ -99,8 +101,9 @@ struct PrefixState {
 }
 
 impl<'a> Prefix<'a> {
-    pub(crate) fn from(next: RegionIndex) -> Self {
+    pub(crate) fn new(next: RegionIndex, every: u64) -> Self {
         Self {
+            every,
             state: Mutex::new(PrefixState {
                 next: next.0,
                 ahead: BTreeMap::new(),
@@ -135,8 +138,7 @@ impl<'a> Prefix<'a> {
             }
         }
         let may_tell = self.may_tell.is_none_or(|it| it.load(Ordering::Relaxed));
-        if !may_tell || state.reporting || state.next < state.reported.saturating_add(REPORT_EVERY)
-        {
+        if !may_tell || state.reporting || state.next < state.reported.saturating_add(self.every) {
             return None;
         }
         state.reporting = true;
@@ -159,7 +161,7 @@ mod tests {
 
     #[test]
     fn the_prefix_grows_in_order_whatever_comes_first() {
-        let prefix = Prefix::from(RegionIndex(2));
+        let prefix = Prefix::new(RegionIndex(2), REPORT_EVERY);
         let finished = |first, next| prefix.finished(RegionIndex(first), RegionIndex(next));
         assert_eq!(finished(10, 40), None);
         assert_eq!(finished(4, 10), None);

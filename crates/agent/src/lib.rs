@@ -36,6 +36,15 @@
 //! caller's task: sources are borrowed, nothing is spawned, and dropping the
 //! future stops it all.
 //!
+//! # When the service is away
+//!
+//! By default an error of the service ends the synchronization, which can be
+//! continued if its [snapshot is named](Request::with_snapshot). With
+//! [`AgentSettings::patience`] it is continued by itself when a service is
+//! there again, whose vault was full, or to which the way was broken, also if it
+//! was started anew meanwhile. A [`Monitor`](backstop_core::Monitor) is told of
+//! each delay.
+//!
 //! # Metrics
 //!
 //! Counters of the `metrics` facade, for whatever recorder the process has:
@@ -55,9 +64,11 @@ mod compare;
 mod content;
 mod cut;
 mod express;
+mod identity;
 mod initial;
 mod ledger;
 mod patch;
+mod patience;
 mod pipeline;
 mod randomness;
 mod read;
@@ -66,6 +77,7 @@ mod sample;
 mod send;
 mod settings;
 mod synchronize;
+mod watched;
 
 pub use agent::Agent;
 pub use request::{Changes, Request};

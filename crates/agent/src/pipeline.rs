@@ -14,7 +14,7 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 use metrics::counter;
 use tokio::sync::Semaphore;
 
-use crate::ledger::Prefix;
+use crate::ledger::{Prefix, REPORT_EVERY};
 use crate::read::{self, Outcome};
 use crate::synchronize::{Lane, Run};
 
@@ -94,6 +94,11 @@ impl<'a> Lane<'a> {
 impl Run<'_> {
     /// How many whole regions are worked on at once.
     pub(crate) fn in_flight(&self) -> usize {
+        if self.patience.is_stuck() {
+            // What there is of the line goes into one: others would only take
+            // from what it can finish before the line breaks.
+            return 1;
+        }
         let default = self.agent.cpu.parallelism() + 2;
         let asked = self.agent.settings.regions_in_flight;
         asked.unwrap_or(default).max(1)
@@ -129,13 +134,12 @@ impl Run<'_> {
                 let taking = room.acquire_many(taken).await;
                 let _taken = taking.map_err(|_| Error::internal("no more is worked on"))?;
                 working.await?;
-                let progress = self.ledger.advance(advances);
-                self.agent.monitor.tell_progress(progress)?;
+                self.tell_progress(self.ledger.advance(advances))?;
                 // Of what ends an image the commit tells, or `tell_finished`.
                 if let Some(up_to) = prefix.finished(first, next)
                     && up_to.0 < lane.region_count()
                 {
-                    self.sync.progress(lane.stream, up_to).await?;
+                    self.tell_service(lane, up_to).await?;
                     prefix.reported();
                 }
                 Ok(())
@@ -144,6 +148,17 @@ impl Run<'_> {
         .try_buffer_unordered(MOST_JOBS)
         .try_for_each(|()| ready(Ok(())))
         .await
+    }
+
+    /// The regions before this one are finished. After trouble each that follows
+    /// is told at once, so that the next trouble costs little.
+    pub(crate) fn prefix(&self, from: RegionIndex) -> Prefix<'static> {
+        let every = if self.patience.is_tried() {
+            1
+        } else {
+            REPORT_EVERY
+        };
+        Prefix::new(from, every)
     }
 
     /// Starts to tell progress toward a total.

@@ -1,5 +1,7 @@
 //! What can be set on an agent: plain numbers with defaults.
 
+use std::time::Duration;
+
 /// The largest sample: so many slices of up to 256 KiB are read and compared.
 pub const MOST_SAMPLE_SLICES: u32 = 1 << 16;
 
@@ -21,6 +23,13 @@ pub struct AgentSettings {
     /// How often a commit is tried while the service is unavailable, without
     /// waiting between. At least one; the default is 3.
     pub commit_attempts: u32,
+    /// How long to go on trying while the service is not available or its
+    /// vault is full, counted from the first failure since the last progress;
+    /// with delays as [`Backoff`](backstop_core::Backoff) gives them. Each time
+    /// the synchronization is continued where the service says that it stands;
+    /// what has to be read and sent again counts again. The default is none:
+    /// an error is given at once. Needs tokio's timers.
+    pub patience: Option<Duration>,
 }
 
 impl Default for AgentSettings {
@@ -30,6 +39,7 @@ impl Default for AgentSettings {
             sample_slices: 4,
             compression_level: 1,
             commit_attempts: 3,
+            patience: None,
         }
     }
 }
@@ -56,6 +66,12 @@ impl AgentSettings {
     /// The same settings with commits tried this often.
     pub fn with_commit_attempts(mut self, attempts: u32) -> Self {
         self.commit_attempts = attempts;
+        self
+    }
+
+    /// The same settings, going on for this long without progress.
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
         self
     }
 }

@@ -1,42 +1,82 @@
 //! One synchronization from its beginning to the eve of its commit.
 
-use std::future::ready;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use backstop_core::{
-    BeginRequest, BlockSource, ByteCount, ChunkDigest, Commit, Error, Event, Extent, ExtentSet,
-    InconsistencyReason, Plan, PointFacts, PointId, PointKind, ReplicaStatus, Result, Sample,
-    SnapshotId, SourceName, StreamName, StreamSpec, Synchronization, SynchronizationId,
+    BeginRequest, BlockSource, ByteCount, Commit, Error, ErrorKind, Event, Extent, ExtentSet,
+    InconsistencyReason, Plan, PointFacts, PointKind, Progress, RegionIndex, Result, Sample,
+    SourceName, StreamName, StreamSpec, Synchronization,
 };
 use futures::future::{Either, select};
 
 use crate::agent::Agent;
+use crate::identity::{Identity, TOLD, told};
 use crate::ledger::Ledger;
+use crate::patience::{Patience, may_pass};
 use crate::request::{Changes, Request, StreamRequest};
 use crate::sample::Sampled;
+use crate::watched::{Trouble, Watched};
 
 /// The name under which a point's provenance tells why it was a check.
 const CHECK_REASON: &str = "check-reason";
 
 /// A synchronization that has only to be committed.
 pub(crate) struct Prepared<'a> {
-    pub(crate) commit: Commit,
-    source: SourceName,
-    images: Vec<(StreamName, &'a dyn BlockSource)>,
-    /// Whether a later run can name the same snapshot.
-    is_named: bool,
+    request: Request<'a>,
     /// Kept until then, as the service may hold it by this alone.
-    synchronization: Arc<dyn Synchronization>,
+    run: Run<'a>,
+    kind: PointKind,
 }
 
-impl Prepared<'_> {
+impl<'a> Prepared<'a> {
+    /// What there is to be committed.
+    pub(crate) fn commit(&self) -> Commit {
+        let mut provenance = self.request.provenance.clone();
+        let reason = self.run.outcome.check_reason.clone();
+        provenance.extend(reason.map(|reason| (CHECK_REASON.to_string(), reason)));
+        let facts = PointFacts {
+            kind: self.kind,
+            consistency: self.request.consistency,
+            snapshot_time: self.request.snapshot_time,
+            counts: self.run.ledger.counts(),
+            sample: self.run.outcome.sample,
+            provenance,
+            documents: self.request.documents.clone(),
+        };
+        Commit {
+            synchronization: self.run.identity.id,
+            facts,
+        }
+    }
+
+    /// How long its commit may be waited for.
+    pub(crate) fn patience(&self) -> &Patience<'a> {
+        &self.run.patience
+    }
+
+    /// Begins again after a commit failed, since the service may know less than
+    /// it was sent, and sends that.
+    pub(crate) async fn resume(&mut self) -> Result<()> {
+        match self.run.begin(&self.request).await {
+            // It may be committed, and the answer lost: that is told by
+            // committing again.
+            Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),
+            begun => {
+                begun?;
+                self.kind = self.run.bring(&self.request).await?;
+                Ok(())
+            }
+        }
+    }
+
     /// Checks that the images still are what was read of them.
     pub(crate) async fn verify_unchanged(&self) -> Result<()> {
-        for (name, image) in &self.images {
-            image.verify_unchanged().await.map_err(|error| {
-                error.within(format_args!("image {name} of source {}", self.source))
+        for stream in &self.request.streams {
+            stream.image.verify_unchanged().await.map_err(|error| {
+                let (name, source) = (&stream.name, &self.request.source);
+                error.within(format_args!("image {name} of source {source}"))
             })?;
         }
         Ok(())
@@ -45,8 +85,8 @@ impl Prepared<'_> {
     /// Does not commit. It is given up if what was read is of no use, or if
     /// nobody can continue it.
     pub(crate) async fn leave(self, is_torn: bool) {
-        if is_torn || !self.is_named {
-            give_up(&*self.synchronization).await;
+        if is_torn || self.request.snapshot.is_none() {
+            give_up(&*self.run.sync).await;
         }
     }
 }
@@ -69,10 +109,20 @@ pub(crate) struct Lane<'a> {
 /// A synchronization under way.
 pub(crate) struct Run<'a> {
     pub(crate) agent: &'a Agent,
-    pub(crate) source: &'a SourceName,
+    pub(crate) source: SourceName,
     pub(crate) sync: Arc<dyn Synchronization>,
     pub(crate) ledger: Ledger,
+    pub(crate) patience: Patience<'a>,
     identity: Identity,
+    outcome: Outcome,
+    /// Its sample was compared, and was as it should be.
+    is_sampled: bool,
+    /// The most that was done, in bytes, and the furthest that was told to be
+    /// finished: what was done before is no progress.
+    furthest: AtomicU64,
+    told: Mutex<(usize, RegionIndex)>,
+    /// How calls of `sync` failed.
+    trouble: Arc<Trouble>,
 }
 
 /// What came of transferring.
@@ -85,166 +135,59 @@ struct Outcome {
 
 /// How an attempt by changed extents ended.
 enum Attempt {
-    Done(PointKind, Outcome),
-    /// They, or the replica, can't be trusted; and what the server has to know
-    /// first, if it does not yet.
-    Doubted(Outcome, Option<InconsistencyReason>),
-}
-
-/// The length of an id, in bytes.
-const ID_LENGTH: usize = 16;
-
-/// How many bytes of an id name the changed extents.
-const TOLD: usize = 8;
-
-/// A name for the changed extents that are told of images; its last bit is set.
-fn told(streams: &[StreamRequest<'_>]) -> [u8; TOLD] {
-    let mut all = Vec::new();
-    for stream in streams {
-        if let Changes::Since { extents, .. } = &stream.changes {
-            all.extend((extents.len() as u64).to_le_bytes());
-            for extent in extents.iter() {
-                all.extend(extent.offset().0.to_le_bytes());
-                all.extend(extent.length().0.to_le_bytes());
-            }
-        }
-    }
-    let digest = ChunkDigest::of(&all);
-    let mut told = [0; TOLD];
-    told.copy_from_slice(&digest.as_bytes()[..TOLD]);
-    told[TOLD - 1] |= 1;
-    told
-}
-
-/// Under which ids a synchronization is begun.
-///
-/// What was finished on the word of changed extents must not count as compared
-/// when a check continues; and a check that doubt began must not continue as
-/// an express full. So the id's last bit tells whether a base is named with
-/// it, for as long as it is unfinished; and with a base its second half names
-/// the changed extents, since what others told is not to be relied on.
-#[derive(Clone)]
-struct Identity {
-    id: SynchronizationId,
-    snapshot: SnapshotId,
-    base: Option<PointId>,
-    /// What the server has to know first.
-    doubt: Option<InconsistencyReason>,
-}
-
-impl Identity {
-    /// New ids; the snapshot's may be given. `told` names the changed extents.
-    fn new(
-        agent: &Agent,
-        snapshot: Option<SnapshotId>,
-        base: Option<PointId>,
-        told: [u8; TOLD],
-    ) -> Result<Self> {
-        let mut id = agent.randomness.id()?;
-        if base.is_some() {
-            id[ID_LENGTH - TOLD..].copy_from_slice(&told);
-        } else {
-            id[ID_LENGTH - 1] &= !1;
-        }
-        let snapshot = match snapshot {
-            Some(snapshot) => snapshot,
-            None => SnapshotId::from_bytes(agent.randomness.id()?),
-        };
-        Ok(Self {
-            id: SynchronizationId::from_bytes(id),
-            snapshot,
-            base,
-            doubt: None,
-        })
-    }
-
-    /// The ids of what was begun on this snapshot before, if it can be
-    /// continued, or new ones.
-    fn find(
-        agent: &Agent,
-        snapshot: Option<SnapshotId>,
-        base: Option<PointId>,
-        told: [u8; TOLD],
-        status: Option<&ReplicaStatus>,
-    ) -> Result<Self> {
-        let unfinished = status.and_then(|status| status.unfinished.as_ref());
-        if let (Some(snapshot), Some(unfinished)) = (snapshot, unfinished)
-            && unfinished.snapshot == snapshot
-        {
-            let id = unfinished.synchronization;
-            let bytes = id.to_bytes();
-            let named_base = bytes[ID_LENGTH - 1] & 1 == 1;
-            if !named_base || base.is_some() && bytes[ID_LENGTH - TOLD..] == told {
-                tracing::info!(synchronization = %id, "continued");
-                return Ok(Self {
-                    id,
-                    snapshot,
-                    base: base.filter(|_| named_base),
-                    doubt: None,
-                });
-            }
-        }
-        Self::new(agent, snapshot, base, told)
-    }
+    Done(PointKind),
+    /// They, or the replica, can't be trusted: why, and what the server has to
+    /// know first, if it does not yet.
+    Doubted(String, Option<InconsistencyReason>),
 }
 
 /// Begins or continues a synchronization and transfers what it needs.
 #[tracing::instrument(name = "synchronize", skip_all, fields(source = %request.source))]
-pub(crate) async fn prepare<'a>(agent: &Agent, mut request: Request<'a>) -> Result<Prepared<'a>> {
+pub(crate) async fn prepare<'a>(
+    agent: &'a Agent,
+    mut request: Request<'a>,
+) -> Result<Prepared<'a>> {
     let base = request.settle()?;
-    let status = agent.service.replica(&request.source).await?;
+    let patience = Patience::new(agent, &request.source)?;
+    let status = patience.ask(|| agent.service.replica(&request.source));
+    let status = status.await?;
     let told = told(&request.streams);
-    let identity = Identity::find(agent, request.snapshot, base, told, status.as_ref())?;
+    let mut identity = Identity::find(agent, request.snapshot, base, told, status.as_ref())?;
+    let (sync, trouble) = begin(agent, &request, &mut identity, &patience).await?;
     let mut run = Run {
         agent,
-        source: &request.source,
-        sync: begin(agent, &request, &identity).await?,
+        source: request.source.clone(),
+        sync,
         ledger: Ledger::default(),
+        patience,
         identity,
+        outcome: Outcome::default(),
+        is_sampled: false,
+        furthest: AtomicU64::new(0),
+        told: Mutex::default(),
+        trouble,
     };
-    let (kind, outcome) = match run.transfer(&request).await {
-        Ok(done) => done,
+    match run.bring(&request).await {
+        Ok(kind) => {
+            run.patience.progressed();
+            Ok(Prepared { request, run, kind })
+        }
         Err(error) => {
             // Nobody can continue what has no snapshot's name.
             if request.snapshot.is_none() {
                 give_up(&*run.sync).await;
             }
-            return Err(error);
+            Err(error)
         }
-    };
-    let mut provenance = request.provenance.clone();
-    let reason = outcome.check_reason;
-    provenance.extend(reason.map(|reason| (CHECK_REASON.to_string(), reason)));
-    let facts = PointFacts {
-        kind,
-        consistency: request.consistency,
-        snapshot_time: request.snapshot_time,
-        counts: run.ledger.counts(),
-        sample: outcome.sample,
-        provenance,
-        documents: request.documents.clone(),
-    };
-    Ok(Prepared {
-        commit: Commit {
-            synchronization: run.identity.id,
-            facts,
-        },
-        synchronization: run.sync,
-        is_named: request.snapshot.is_some(),
-        images: request
-            .streams
-            .into_iter()
-            .map(|stream| (stream.name, stream.image))
-            .collect(),
-        source: request.source,
-    })
+    }
 }
 
 async fn begin(
     agent: &Agent,
     request: &Request<'_>,
-    identity: &Identity,
-) -> Result<Arc<dyn Synchronization>> {
+    identity: &mut Identity,
+    patience: &Patience<'_>,
+) -> Result<(Arc<dyn Synchronization>, Arc<Trouble>)> {
     let streams = request.streams.iter().map(|stream| StreamSpec {
         name: stream.name.clone(),
         length: stream.image.geometry().length,
@@ -257,11 +200,75 @@ async fn begin(
         base: identity.base,
         doubt: identity.doubt.clone(),
     };
-    agent.service.begin(begin).await
+    let begun = patience.ask(|| agent.service.begin(begin.clone())).await?;
+    // It is durable by now.
+    identity.doubt = None;
+    let trouble = Arc::default();
+    Ok((Arc::new(Watched::new(begun, &trouble)), trouble))
 }
 
 impl Run<'_> {
-    async fn transfer(&mut self, request: &Request<'_>) -> Result<(PointKind, Outcome)> {
+    /// Begins again: goes on where the service says that it stands.
+    async fn begin(&mut self, request: &Request<'_>) -> Result<()> {
+        let begun = begin(self.agent, request, &mut self.identity, &self.patience);
+        (self.sync, self.trouble) = begun.await?;
+        Ok(())
+    }
+
+    /// Transfers what the synchronization needs; and when the service was
+    /// away, what it still needs then.
+    async fn bring(&mut self, request: &Request<'_>) -> Result<PointKind> {
+        loop {
+            let error = match self.transfer(request).await {
+                Ok(kind) => return Ok(kind),
+                Err(error) => error,
+            };
+            if !self.may_go_on(&error).await? {
+                return Err(error);
+            }
+            self.patience.wait(error).await?;
+            self.begin(request).await?;
+        }
+    }
+
+    /// Whether the service said what passes, or ends only this session.
+    async fn may_go_on(&self, error: &Error) -> Result<bool> {
+        if self.patience.is_none() || !self.trouble.took(error.kind()) {
+            return Ok(false);
+        }
+        if error.kind() != ErrorKind::Conflict {
+            return Ok(may_pass(error.kind()));
+        }
+        // The service ended it because something of it was lost, or because
+        // somebody began another one, who would be given up in turn.
+        let status = self
+            .patience
+            .ask(|| self.agent.service.replica(&self.source));
+        let unfinished = status.await?.and_then(|status| status.unfinished);
+        Ok(unfinished.is_some_and(|it| it.synchronization == self.identity.id))
+    }
+
+    /// Tells how far it has come.
+    pub(crate) fn tell_progress(&self, progress: Progress) -> Result<()> {
+        let done = progress.done.0;
+        if self.furthest.fetch_max(done, Ordering::Relaxed) < done {
+            self.patience.progressed();
+        }
+        self.agent.monitor.tell_progress(progress)
+    }
+
+    /// Tells the service that an image is finished up to a region.
+    pub(crate) async fn tell_service(&self, lane: Lane<'_>, next: RegionIndex) -> Result<()> {
+        self.sync.progress(lane.stream, next).await?;
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told < (lane.stream, next) {
+            *told = (lane.stream, next);
+            self.patience.progressed();
+        }
+        Ok(())
+    }
+
+    async fn transfer(&mut self, request: &Request<'_>) -> Result<PointKind> {
         let streams = request.streams.iter().enumerate();
         let lanes: Vec<Lane<'_>> = streams
             .map(|(stream, asked)| Lane {
@@ -271,30 +278,30 @@ impl Run<'_> {
                 length: asked.image.geometry().length,
             })
             .collect();
-        let mut outcome = Outcome::default();
         if self.identity.base.is_some() {
-            let (doubted, doubt) = match self.attempt(request, &lanes).await? {
-                Attempt::Done(kind, outcome) => return Ok((kind, outcome)),
-                Attempt::Doubted(doubted, doubt) => (doubted, doubt),
+            let (reason, doubt) = match self.attempt(request, &lanes).await? {
+                Attempt::Done(kind) => return Ok(kind),
+                Attempt::Doubted(reason, doubt) => (reason, doubt),
             };
-            outcome = doubted;
             self.ledger.forget_content();
+            self.outcome.check_reason = Some(reason);
             // Begun again as what it is now.
             self.identity =
                 Identity::new(self.agent, Some(self.identity.snapshot), None, [0; TOLD])?;
             self.identity.doubt = doubt;
-            self.sync = begin(self.agent, request, &self.identity).await?;
+            (self.furthest, self.told) = Default::default();
+            self.begin(request).await?;
         }
         match self.sync.plan().clone() {
             Plan::Initial => {
                 self.initial(&lanes).await?;
-                Ok((PointKind::Initial, outcome))
+                Ok(PointKind::Initial)
             }
             Plan::Check { reason } => {
-                let reason = outcome.check_reason.get_or_insert(reason);
-                self.tell_doubt(reason)?;
+                let reason = self.outcome.check_reason.get_or_insert(reason).clone();
+                self.tell_doubt(&reason)?;
                 self.check(&lanes).await?;
-                Ok((PointKind::ConsistencyCheck, outcome))
+                Ok(PointKind::ConsistencyCheck)
             }
             Plan::ExpressFull => Err(Error::internal(format!(
                 "the service wants an express full of source {} without a base",
@@ -303,60 +310,58 @@ impl Run<'_> {
         }
     }
 
+    /// Takes the sample beside sending what changed: nothing is called finished on
+    /// the word of a tracker before the sample has shown that it does not lie. What
+    /// is sent ends with a sample that raises doubt.
+    async fn sample_and_send(
+        &self,
+        lanes: &[Lane<'_>],
+        changed: &[ExtentSet],
+    ) -> Result<(Sampled, Result<()>)> {
+        let is_trusted = AtomicBool::new(false);
+        let sampling = pin!(async {
+            let sampled = self.sample(lanes, changed).await?;
+            is_trusted.store(doubt(&sampled).is_none(), Ordering::Relaxed);
+            Ok::<_, Error>(sampled)
+        });
+        let sending = pin!(self.express_full(lanes, changed, &is_trusted));
+        match select(sampling, sending).await {
+            Either::Left((sampled, sending)) => {
+                let sampled = sampled?;
+                let sent = match doubt(&sampled) {
+                    Some(_) => Ok(()),
+                    None => sending.await,
+                };
+                Ok((sampled, sent))
+            }
+            Either::Right((sent, sampling)) => Ok((sampling.await?, sent)),
+        }
+    }
+
     /// Synchronizes by the changed extents that the request tells.
-    async fn attempt(&self, request: &Request<'_>, lanes: &[Lane<'_>]) -> Result<Attempt> {
-        let doubted = |sample, reason, doubt| {
-            let outcome = Outcome {
-                sample,
-                check_reason: Some(reason),
-            };
-            Ok(Attempt::Doubted(outcome, doubt))
-        };
+    async fn attempt(&mut self, request: &Request<'_>, lanes: &[Lane<'_>]) -> Result<Attempt> {
         match self.sync.plan().clone() {
             Plan::Initial => {
                 self.initial(lanes).await?;
-                Ok(Attempt::Done(PointKind::Initial, Outcome::default()))
+                Ok(Attempt::Done(PointKind::Initial))
             }
-            Plan::Check { reason } => doubted(Sample::default(), reason, None),
+            Plan::Check { reason } => Ok(Attempt::Doubted(reason, None)),
             Plan::ExpressFull => {
                 let changed: Vec<ExtentSet> = request.streams.iter().map(changed).collect();
-                // Beside each other: nothing is called finished on the word of a
-                // tracker before the sample has shown that it does not lie.
-                let is_trusted = AtomicBool::new(false);
-                let sampling = pin!(async {
-                    let sampled = self.sample(lanes, &changed).await?;
-                    let is_sound = sampled.damaged == 0 && sampled.sample.differed == 0;
-                    is_trusted.store(is_sound, Ordering::Relaxed);
-                    Ok::<_, Error>(sampled)
-                });
-                let sending = pin!(self.express_full(lanes, &changed, &is_trusted));
-                let (Sampled { sample, damaged }, sending) = match select(sampling, sending).await {
-                    Either::Left((sampled, sending)) => (sampled?, Either::Left(sending)),
-                    Either::Right((sent, sampling)) => {
-                        (sampling.await?, Either::Right(ready(sent)))
+                let sent = if self.is_sampled {
+                    self.express_full(lanes, &changed, &AtomicBool::new(true))
+                        .await
+                } else {
+                    let (sampled, sent) = self.sample_and_send(lanes, &changed).await?;
+                    self.outcome.sample = sampled.sample;
+                    if let Some((reason, doubt)) = doubt(&sampled) {
+                        return Ok(Attempt::Doubted(reason, Some(doubt)));
                     }
+                    self.is_sampled = true;
+                    sent
                 };
-                if damaged > 0 {
-                    let reason = format!(
-                        "the replica lost the data of {damaged} of {} sampled slices",
-                        damaged + sample.compared
-                    );
-                    return doubted(sample, reason, Some(InconsistencyReason::Damaged));
-                }
-                if sample.differed > 0 {
-                    let reason = format!(
-                        "{} of {} sampled slices had changed, which the changed extents don't tell",
-                        sample.differed, sample.compared
-                    );
-                    let doubt = InconsistencyReason::TrackerMissedChanges;
-                    return doubted(sample, reason, Some(doubt));
-                }
-                sending.await?;
-                let outcome = Outcome {
-                    sample,
-                    check_reason: None,
-                };
-                Ok(Attempt::Done(PointKind::ExpressFull, outcome))
+                sent?;
+                Ok(Attempt::Done(PointKind::ExpressFull))
             }
         }
     }
@@ -380,4 +385,23 @@ fn changed(stream: &StreamRequest<'_>) -> ExtentSet {
             .into_iter()
             .collect(),
     }
+}
+
+/// What a sample says against the changed extents, or the replica.
+fn doubt(Sampled { sample, damaged }: &Sampled) -> Option<(String, InconsistencyReason)> {
+    if *damaged > 0 {
+        let reason = format!(
+            "the replica lost the data of {damaged} of {} sampled slices",
+            damaged + sample.compared
+        );
+        return Some((reason, InconsistencyReason::Damaged));
+    }
+    if sample.differed > 0 {
+        let reason = format!(
+            "{} of {} sampled slices had changed, which the changed extents don't tell",
+            sample.differed, sample.compared
+        );
+        return Some((reason, InconsistencyReason::TrackerMissedChanges));
+    }
+    None
 }

@@ -14,7 +14,7 @@
 //!   [`Clock`] and [`Monitor`].
 //! - *Pure logic*: chunking and digests ([`Chunker`], [`VerifiedChunk`]), the
 //!   map of one region of an image ([`RegionMap`]), retention
-//!   ([`RetentionPolicy`]).
+//!   ([`RetentionPolicy`]), when to try again ([`Backoff`]).
 //!
 //! Every seam's documentation is a contract. Feature `conformance` gives the
 //! suites that check an implementation against it, feature `memory` in-memory
@@ -31,6 +31,7 @@
 //! # Ok::<(), backstop_core::Error>(())
 //! ```
 
+mod backoff;
 mod block;
 mod buffer;
 mod check;
@@ -61,6 +62,7 @@ pub mod conformance;
 #[cfg(feature = "memory")]
 pub mod memory;
 
+pub use backoff::Backoff;
 pub use block::{BlockSource, BlockTarget, Geometry};
 pub use buffer::{BufferPool, PooledBuffer};
 pub use check::{CHECK_BLOCK_LENGTH, check_blocks, check_ranges};

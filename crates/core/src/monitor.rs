@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use crate::{ByteCount, Error, Extent, Result, SourceName, StreamName};
 
@@ -45,6 +46,16 @@ pub enum Event {
         source: SourceName,
         /// Why.
         reason: String,
+    },
+    /// The service is not available, or its vault is full: the synchronization
+    /// stands still and goes on later.
+    Waiting {
+        /// The source.
+        source: SourceName,
+        /// What the service said.
+        error: String,
+        /// In how long it is tried again.
+        delay: Duration,
     },
 }
 

@@ -1,5 +1,6 @@
 //! The agent's end: a [`ProtectionService`] over a connection.
 
+mod builder;
 mod connection;
 mod remote;
 
@@ -8,19 +9,23 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use backstop_core::{
-    BeginRequest, Commit, ErrorKind, ProtectionService, RecoveryPoint, ReplicaStatus, Result,
-    SourceName, Synchronization,
+    Backoff, BeginRequest, Commit, Error, ErrorKind, ProtectionService, RecoveryPoint,
+    ReplicaStatus, Result, SourceName, Synchronization,
 };
 use bytes::Bytes;
 use rustls::ClientConfig;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
+use crate::bandwidth::limiter::Limiter;
 use crate::status::TransportStatus;
-use crate::tls::{self, TlsAuthority, TlsIdentity};
+use crate::timer;
+use crate::tls::{TlsAuthority, TlsIdentity};
 use crate::wire::Call;
 use crate::wire::control::{
     self, Begin, Beginning, Committed, ReplicaAnswer, ReplicaQuestion, decode, encode,
 };
+pub use builder::TcpClientBuilder;
 use connection::Connection;
 use remote::Remote;
 
@@ -32,6 +37,10 @@ use remote::Remote;
 /// synchronization that was begun over it: begin it again, with the same
 /// identity, and go on where the server says that it stands.
 ///
+/// When no address can be connected to, that is not tried again before a delay is
+/// over, which grows with each failure: until then every call fails at once, with
+/// the same kind, and says when the next attempt is made.
+///
 /// Errors come with their kinds and sentences, without causes, which stay with
 /// the server.
 #[derive(Clone)]
@@ -42,67 +51,87 @@ pub struct TcpClient {
 struct Shared {
     addresses: Vec<String>,
     tls: Arc<ClientConfig>,
-    /// The connection of now, and the address to begin with.
-    current: Mutex<(Option<Arc<Connection>>, usize)>,
+    limiter: Option<Arc<Limiter>>,
+    current: Mutex<Current>,
+}
+
+/// How the client is connected.
+struct Current {
+    connection: Option<Arc<Connection>>,
+    /// The address to begin with: the one that worked last.
+    at: usize,
+    backoff: Backoff,
+    failure: Option<Failure>,
+}
+
+/// How connecting failed last.
+struct Failure {
+    kind: ErrorKind,
+    sentence: String,
+    /// When it is tried again.
+    until: Instant,
 }
 
 impl TcpClient {
-    /// A client of the server at these addresses (`host:port`), tried in turn;
-    /// nothing is asked yet.
+    /// A client of the server at these addresses (`host:port`), tried in turn,
+    /// without a limit of bandwidth; nothing is asked yet.
     ///
     /// # Errors
-    /// [`InvalidInput`](ErrorKind::InvalidInput) if there is no address, or a
-    /// certificate can't be used.
+    /// As [`TcpClientBuilder::build`].
     pub fn new(
         addresses: Vec<String>,
         identity: &TlsIdentity,
         authority: &TlsAuthority,
     ) -> Result<Self> {
-        if addresses.is_empty() {
-            return Err(backstop_core::Error::invalid_input(
-                "no address of a protection server was given",
-            ));
-        }
-        let shared = Shared {
-            addresses,
-            tls: tls::client(identity, authority)?,
-            current: Mutex::default(),
-        };
-        Ok(Self {
-            shared: Arc::new(shared),
-        })
+        Self::builder(addresses, identity, authority).build()
+    }
+
+    /// Begins to put together a client of the server at these addresses
+    /// (`host:port`), tried in turn from the one that worked last.
+    pub fn builder(
+        addresses: Vec<String>,
+        identity: &TlsIdentity,
+        authority: &TlsAuthority,
+    ) -> TcpClientBuilder {
+        TcpClientBuilder::new(addresses, identity, authority)
     }
 
     /// The connection of now, or a new one.
     async fn connection(&self) -> Result<Arc<Connection>> {
         let shared = &self.shared;
         let mut current = shared.current.lock().await;
-        if let Some(connection) = current.0.as_ref().filter(|it| it.is_open()) {
+        if let Some(connection) = current.connection.as_ref().filter(|it| it.is_open()) {
             return Ok(Arc::clone(connection));
         }
-        let mut failed = None;
-        for turn in 0..shared.addresses.len() {
-            let at = (current.1 + turn) % shared.addresses.len();
-            let tls = Arc::clone(&shared.tls);
-            match Connection::open(&shared.addresses[at], tls).await {
-                Ok(connection) => {
-                    let connection = Arc::new(connection);
-                    *current = (Some(Arc::clone(&connection)), at);
-                    return Ok(connection);
-                }
-                Err(error) => {
-                    tracing::debug!(address = shared.addresses[at], %error, "no connection");
-                    // One that refuses us says more than one that is away.
-                    let says_more = failed.as_ref().is_none_or(|known: &backstop_core::Error| {
-                        known.kind() == ErrorKind::Unavailable
-                    });
-                    if says_more {
-                        failed = Some(error);
-                    }
-                }
+        if let Some(failure) = &current.failure {
+            let left = failure.until.saturating_duration_since(timer::now());
+            if !left.is_zero() {
+                let sentence = format!(
+                    "{}; the next attempt is made in {left:.1?}",
+                    failure.sentence
+                );
+                return Err(Error::new(failure.kind, sentence));
             }
         }
-        Err(failed.unwrap_or_else(|| backstop_core::Error::internal("no address was tried")))
+        match shared.connect(current.at).await {
+            Ok((connection, at)) => {
+                let connection = Arc::new(connection);
+                current.connection = Some(Arc::clone(&connection));
+                current.at = at;
+                current.backoff.reset();
+                current.failure = None;
+                Ok(connection)
+            }
+            Err(error) => {
+                let delay = current.backoff.next_delay();
+                current.failure = Some(Failure {
+                    kind: error.kind(),
+                    sentence: error.context().to_owned(),
+                    until: timer::now() + delay,
+                });
+                Err(error)
+            }
+        }
     }
 
     /// What the server is doing, for an operator.
@@ -117,6 +146,33 @@ impl TcpClient {
 
     async fn ask(&self, call: Call, message: Bytes) -> Result<Bytes> {
         self.connection().await?.ask(call, message).await
+    }
+}
+
+impl Shared {
+    /// A connection to one of the addresses, tried in turn from one on; and to
+    /// which.
+    async fn connect(&self, from: usize) -> Result<(Connection, usize)> {
+        let mut failed = None;
+        for turn in 0..self.addresses.len() {
+            let at = (from + turn) % self.addresses.len();
+            let address = &self.addresses[at];
+            let opening = Connection::open(address, Arc::clone(&self.tls), self.limiter.clone());
+            match opening.await {
+                Ok(connection) => return Ok((connection, at)),
+                Err(error) => {
+                    tracing::debug!(address, %error, "no connection");
+                    // One that refuses us says more than one that is away.
+                    let says_more = failed
+                        .as_ref()
+                        .is_none_or(|known: &Error| known.kind() == ErrorKind::Unavailable);
+                    if says_more {
+                        failed = Some(error);
+                    }
+                }
+            }
+        }
+        Err(failed.unwrap_or_else(|| Error::internal("no address was tried")))
     }
 }
 

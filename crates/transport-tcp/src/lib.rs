@@ -8,7 +8,39 @@
 //! what is short waits for nothing that is long.
 //!
 //! docs/wire.md specifies what goes over the wire.
+//!
+//! # A narrow line
+//!
+//! [`TcpClientBuilder::with_bandwidth`] holds what a client sends to a rate, which
+//! a [`BandwidthSchedule`] tells by the time of the week where the agent is
+//! ([`LocalTime`]; the feature `local-time` brings the host's own zone). Only the
+//! chunks of a write wait, one message after the other in the order of asking, so
+//! that short calls go at once; but all messages are counted, up to what TLS and
+//! TCP add. A message waits until the rate has made up for the whole of it, less
+//! what comes in 100 ms, and goes then in one piece, since a server takes memory
+//! for a message that has begun. Another rate takes effect within a second, also
+//! for who waits. Answers are not held.
+//!
+//! ```
+//! # use std::sync::Arc;
+//! use backstop_transport_tcp::{BandwidthSchedule, FixedOffset, TcpClient};
+//! # use backstop_transport_tcp::{TlsAuthority, TlsIdentity};
+//! # fn example(identity: &TlsIdentity, authority: &TlsAuthority) -> backstop_core::Result<()> {
+//! let schedule: BandwidthSchedule = "default 20M; mon-fri 08:00-18:00 2M".parse()?;
+//! let client = TcpClient::builder(vec!["backup:7420".into()], identity, authority)
+//!     .with_bandwidth(schedule, Arc::new(FixedOffset(3600)))
+//!     .build()?;
+//! # Ok(()) }
+//! ```
+//!
+//! # A line that breaks
+//!
+//! A connection is made anew when it is next needed. If that fails, it is tried
+//! again only after a [`Backoff`](backstop_core::Backoff), so that the agents of a
+//! server that was started again come back spread; an agent with
+//! `AgentSettings::patience` goes on by itself then.
 
+mod bandwidth;
 mod body;
 mod client;
 mod failure;
@@ -20,10 +52,14 @@ mod heartbeat;
 mod limits;
 mod server;
 mod status;
+mod timer;
 mod tls;
 mod wire;
 
-pub use client::TcpClient;
+#[cfg(feature = "local-time")]
+pub use bandwidth::SystemLocalTime;
+pub use bandwidth::{BandwidthRule, BandwidthSchedule, FixedOffset, LocalTime, Weekday};
+pub use client::{TcpClient, TcpClientBuilder};
 pub use gate::{Gate, OwnSources};
 pub use server::{TcpServer, TcpServerBuilder, TcpServerHandle, TcpServerSettings};
 pub use status::{ConnectionStatus, SynchronizationStatus, TransportStatus, WaitingStatus};

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::bandwidth::limiter::Limiter;
 use crate::wire::control::{Failure, decode};
 use crate::wire::{Call, MESSAGE_LENGTH_MAX};
 use crate::{body, failure, heartbeat, limits, tls};
@@ -24,13 +25,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Connection {
     peer: String,
     requests: SendRequest<Bytes>,
+    limiter: Option<Arc<Limiter>>,
     is_open: Arc<watch::Sender<bool>>,
     driver: tokio::task::AbortHandle,
 }
 
 impl Connection {
-    pub(super) async fn open(address: &str, tls: Arc<ClientConfig>) -> Result<Self> {
-        let opening = timeout(PATIENCE, Self::open_now(address, tls)).await;
+    pub(super) async fn open(
+        address: &str,
+        tls: Arc<ClientConfig>,
+        limiter: Option<Arc<Limiter>>,
+    ) -> Result<Self> {
+        let opening = timeout(PATIENCE, Self::open_now(address, tls, limiter)).await;
         opening.unwrap_or_else(|_| {
             Err(Error::unavailable(format!(
                 "the protection server at {address} has not answered for {PATIENCE:?}"
@@ -38,7 +44,11 @@ impl Connection {
         })
     }
 
-    async fn open_now(address: &str, tls: Arc<ClientConfig>) -> Result<Self> {
+    async fn open_now(
+        address: &str,
+        tls: Arc<ClientConfig>,
+        limiter: Option<Arc<Limiter>>,
+    ) -> Result<Self> {
         let stream = TcpStream::connect(address).await;
         let stream = stream.map_err(|error| failure::unreachable(address, error))?;
         stream
@@ -84,6 +94,7 @@ impl Connection {
         Ok(Self {
             peer: address.to_owned(),
             requests,
+            limiter,
             is_open,
             driver: driver.abort_handle(),
         })
@@ -100,10 +111,16 @@ impl Connection {
 
     /// Asks, and gives the whole answer.
     pub(super) async fn ask(&self, call: Call, message: Bytes) -> Result<Bytes> {
+        self.ask_with(call, message, 0).await
+    }
+
+    /// Asks with a message of which so many bytes are data, which waits until
+    /// the limit of bandwidth lets it pass.
+    pub(super) async fn ask_with(&self, call: Call, message: Bytes, data: usize) -> Result<Bytes> {
         let mut is_open = self.is_open.subscribe();
         tokio::select! {
             biased;
-            answer = self.ask_now(call, message) => answer,
+            answer = self.ask_now(call, message, data) => answer,
             _ = is_open.wait_for(|open| !open) => Err(Error::unavailable(format!(
                 "the connection to the protection server at {} is gone; begin again",
                 self.peer
@@ -111,7 +128,7 @@ impl Connection {
         }
     }
 
-    async fn ask_now(&self, call: Call, message: Bytes) -> Result<Bytes> {
+    async fn ask_now(&self, call: Call, message: Bytes, data: usize) -> Result<Bytes> {
         let broken = |error: h2::Error| {
             // The streams are told before the task that drives the connection
             // ends: who asks again must not be given this one.
@@ -132,6 +149,9 @@ impl Connection {
             .header(header::CONTENT_LENGTH, length)
             .body(())
             .map_err(|error| Error::internal("a request can't be made").with_source(error))?;
+        if let Some(limiter) = &self.limiter {
+            limiter.pass(length, data).await;
+        }
         let mut requests = self.requests.clone().ready().await.map_err(broken)?;
         let (response, mut sending) = requests
             .send_request(request, message.is_empty())

@@ -64,8 +64,11 @@ impl Synchronization for Remote {
 
     async fn write(&self, update: RegionUpdate) -> Result<WriteOutcome> {
         let message = region::encode_update(self.session, &update);
+        let data = update.chunks.iter().map(|chunk| chunk.payload().len());
+        let data = data.sum();
         drop(update);
-        region::decode_outcome(self.connection.ask(Call::Write, message).await?)
+        let answer = self.connection.ask_with(Call::Write, message, data);
+        region::decode_outcome(answer.await?)
     }
 
     async fn slices(&self, at: &RegionAddress, within: Extent) -> Result<Vec<CheckSlice>> {
