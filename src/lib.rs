@@ -64,11 +64,11 @@
 //! | `Agent` | runs on the production server: reads sources and sends what is needed |
 //! | `ProtectionServer` | stands over a vault: replicas, recovery points, retention, recovery |
 //! | `DedupStore` | the vault: deduplicated, compressed, sealed, on any object store |
-//! | `TcpServer`, `TcpClient` | the server's face to agents over TCP and TLS |
+//! | `TcpServer`, `TcpClient` | the server's faces over TCP and TLS |
 //! | `FileSource`, `FileTarget` | disk images and block devices, to protect and to restore to |
 //! | [`RecoveryPoint`] | an immutable state of a replica, and what it cost |
 //! | [`RetentionPolicy`] | which points to keep |
-//! | [`BlockSource`], [`BlockTarget`], [`ProtectionService`], [`RecoveryStore`] | the seams |
+//! | [`BlockSource`], [`BlockTarget`], [`ProtectionService`], [`RecoveryService`], [`RecoveryStore`] | the seams |
 //! | [`Error`] | one sentence that names the object, grouped by what to do |
 //!
 //! # Features
@@ -99,7 +99,7 @@ pub use backstop_core::*;
 #[cfg(feature = "server")]
 pub use backstop_server::{
     MissingRange, ProtectionServer, ProtectionServerBuilder, RestoreOptions, RestoreReport,
-    RetentionReport, ServerSettings, Unlisted,
+    RetentionReport, ServerSettings, Unlisted, restore_image,
 };
 #[cfg(feature = "source-file")]
 pub use backstop_source_file::{
@@ -121,7 +121,7 @@ pub use backstop_store::{
 #[cfg(feature = "tcp")]
 pub use backstop_transport_tcp::{
     BandwidthRule, BandwidthSchedule, ConnectionStatus, FixedOffset, Gate, LocalTime, OwnSources,
-    Peer, Role, SynchronizationStatus, TcpClient, TcpClientBuilder, TcpServer, TcpServerBuilder,
+    Peer, SynchronizationStatus, TcpClient, TcpClientBuilder, TcpServer, TcpServerBuilder,
     TcpServerHandle, TcpServerSettings, TlsAuthority, TlsIdentity, TransportStatus, WaitingStatus,
     Weekday,
 };

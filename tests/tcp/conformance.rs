@@ -21,6 +21,14 @@ impl Gate for Open {
     fn may_protect(&self, _: &Peer, _: &SourceName) -> Result<()> {
         Ok(())
     }
+
+    fn may_recover(&self, _: &Peer, _: &SourceName) -> Result<()> {
+        Ok(())
+    }
+
+    fn may_operate(&self, _: &Peer) -> Result<()> {
+        Ok(())
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -97,6 +97,14 @@ impl Gate for Revocable {
     fn may_protect(&self, peer: &Peer, source: &SourceName) -> Result<()> {
         OwnSources.may_protect(peer, source)
     }
+
+    fn may_recover(&self, peer: &Peer, source: &SourceName) -> Result<()> {
+        OwnSources.may_recover(peer, source)
+    }
+
+    fn may_operate(&self, peer: &Peer) -> Result<()> {
+        OwnSources.may_operate(peer)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use backstop::{
-    Gate, OwnSources, ProtectionService, TcpClient, TcpServer, TlsAuthority, TlsIdentity,
+    Gate, OwnSources, ProtectionServer, ProtectionService, RecoveryService, TcpClient, TcpServer,
+    TlsAuthority, TlsIdentity,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
@@ -65,6 +66,10 @@ impl Signer {
         self.identity_for(&[&format!("{name}.agent.backstop")], 10)
     }
 
+    pub(crate) fn operator(&self, name: &str) -> TlsIdentity {
+        self.identity_for(&[&format!("{name}.operator.backstop")], 10)
+    }
+
     pub(crate) fn server(&self) -> TlsIdentity {
         self.identity_for(&["server.backstop"], 10)
     }
@@ -97,15 +102,40 @@ pub(crate) async fn serve(
     address: &str,
 ) -> Running {
     let builder = TcpServer::builder(signer.server(), signer.authority()).with_gate(gate);
-    let server = builder.listen(address, service).await.unwrap();
+    run(builder.listen(address, service).await.unwrap())
+}
+
+fn run(server: TcpServer) -> Running {
     let address = server.address().unwrap();
     let task = tokio::spawn(server.run());
     Running { address, task }
 }
 
+/// A server that gives back too, each agent what bears its name.
+pub(crate) async fn serve_recovery(
+    signer: &Signer,
+    service: Arc<dyn ProtectionService>,
+    recovery: Arc<dyn RecoveryService>,
+    address: &str,
+) -> Running {
+    let builder = TcpServer::builder(signer.server(), signer.authority()).with_recovery(recovery);
+    run(builder.listen(address, service).await.unwrap())
+}
+
 /// A server on a free port of loopback that lets agents have what bears their name.
 pub(crate) async fn serve_own(signer: &Signer, service: Arc<dyn ProtectionService>) -> Running {
     serve(signer, service, Arc::new(OwnSources), "127.0.0.1:0").await
+}
+
+/// All that a protection server gives, on a free port of loopback.
+pub(crate) async fn serve_all(signer: &Signer, server: &ProtectionServer) -> Running {
+    let builder = TcpServer::builder(signer.server(), signer.authority())
+        .with_recovery(server.recovery_service())
+        .with_access(server.access_service());
+    run(builder
+        .listen("127.0.0.1:0", server.service())
+        .await
+        .unwrap())
 }
 
 pub(crate) fn client(signer: &Signer, identity: &TlsIdentity, address: SocketAddr) -> TcpClient {

@@ -6,9 +6,12 @@
     reason = "tests may panic, and certificates are of the real time"
 )]
 
+mod access;
 mod conformance;
 mod harm;
 mod hostile;
+mod images;
 mod lab;
 mod protect;
 mod reconnect;
+mod recover;

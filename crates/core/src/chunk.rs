@@ -190,7 +190,7 @@ impl VerifiedChunk {
 /// by 1 % and no slower. Matches of 5 bytes would save another 0.8 % and cost
 /// a tenth more time.
 pub struct Compressor {
-    zstd: bulk::Compressor<'static>,
+    pub(crate) zstd: bulk::Compressor<'static>,
     buffers: BufferPool,
 }
 
@@ -202,7 +202,7 @@ impl fmt::Debug for Compressor {
 
 /// A chunk is stored raw unless compressing saves this share of it, in parts
 /// of 256.
-const WORTHWHILE: usize = 8;
+pub(crate) const WORTHWHILE: usize = 8;
 
 /// No further chunk is begun in an output buffer that holds so much, in bytes.
 const OUTPUT_FULL: usize = 1 << 20;
@@ -444,6 +444,14 @@ impl Codecs {
         if chunks.is_empty() {
             return Ok(Vec::new());
         }
+        self.compress_with(|compressor| compressor.compress(chunks))
+    }
+
+    /// Runs `work` with a lent compressor.
+    pub(crate) fn compress_with<T>(
+        &self,
+        work: impl FnOnce(&mut Compressor) -> Result<T>,
+    ) -> Result<T> {
         let idle = self
             .compressors
             .lock()
@@ -451,7 +459,7 @@ impl Codecs {
             .pop();
         let new = || Compressor::with_buffers(self.level, self.outputs.clone());
         let mut compressor = idle.map_or_else(new, Ok)?;
-        let result = compressor.compress(chunks);
+        let result = work(&mut compressor);
         self.compressors
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

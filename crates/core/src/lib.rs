@@ -10,7 +10,8 @@
 //!   [`PointId`], [`ChunkDigest`], [`RecoveryPoint`], [`ReplicaState`].
 //! - *Seams*: [`BlockSource`] and [`BlockTarget`] (what is protected and where
 //!   it comes back), [`ProtectionService`] (the server's face to an agent),
-//!   [`RecoveryStore`] (what a vault does for a server), [`Maintenance`],
+//!   [`RecoveryService`] (its face to who brings data back), [`AccessService`]
+//!   (who was let do what, and did what), [`RecoveryStore`] (what a vault does for a server), [`Maintenance`],
 //!   [`Clock`] and [`Monitor`].
 //! - *Pure logic*: chunking and digests ([`Chunker`], [`VerifiedChunk`]), the
 //!   map of one region of an image ([`RegionMap`]), retention
@@ -31,6 +32,7 @@
 //! # Ok::<(), backstop_core::Error>(())
 //! ```
 
+mod access;
 mod backoff;
 mod block;
 mod buffer;
@@ -48,6 +50,7 @@ mod monitor;
 mod point;
 mod protection;
 mod rebuild;
+mod recovery;
 mod region;
 mod replica;
 mod replicate;
@@ -56,12 +59,16 @@ mod service;
 mod store;
 mod units;
 mod verify;
+mod worthwhile;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
 #[cfg(feature = "memory")]
 pub mod memory;
 
+pub use access::{
+    AccessService, Actor, AuditEntry, AuditRecord, Audited, Grant, MOST_AUDIT_RECORDS, Role,
+};
 pub use backoff::Backoff;
 pub use block::{BlockSource, BlockTarget, Geometry};
 pub use buffer::{BufferPool, PooledBuffer};
@@ -86,6 +93,7 @@ pub use protection::{
     ExpiredPoint, LONGEST_PROTECTION, LockMode, MOST_UNSEEN, Protection, VaultTime,
 };
 pub use rebuild::{RebuildOptions, RebuildReport};
+pub use recovery::{NewestPoint, OpenPoint, RecoveryService, SourceStatus};
 pub use region::{
     MAX_CHUNK_LENGTH, Piece, PieceContent, REGION_LENGTH, RegionIndex, RegionMap, Slice,
     SliceContent, WHOLE_REGION, region_count,

@@ -168,3 +168,16 @@ pub struct RecoveryPoint {
     /// Free facts.
     pub provenance: Provenance,
 }
+
+impl RecoveryPoint {
+    /// As an agent may know it: without [`bytes_added`](Self::bytes_added) and
+    /// [`plain_bytes_added`](Self::plain_bytes_added).
+    #[must_use]
+    pub fn for_agents(self) -> Self {
+        Self {
+            bytes_added: None,
+            plain_bytes_added: None,
+            ..self
+        }
+    }
+}

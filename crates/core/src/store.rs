@@ -8,11 +8,11 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BlockSource, ByteCount, CheckSlice, ChunkDigest, CollectOptions, CollectReport, Error,
-    ExpiredPoint, Extent, FoldOptions, FoldReport, Marks, Monitor, Objects, PointFacts, PointId,
-    PointKind, Protection, RecoveryPoint, RegionAddress, RegionIndex, RegionUpdate, ReplicaState,
-    Result, SnapshotId, SourceName, StreamName, StreamSpec, SynchronizationId, Timestamp,
-    Unfinished, VerifyOptions, VerifyReport, WriteOutcome,
+    AuditEntry, AuditRecord, BlockSource, ByteCount, CheckSlice, ChunkDigest, CollectOptions,
+    CollectReport, Error, ExpiredPoint, Extent, FoldOptions, FoldReport, Grant, Marks, Monitor,
+    Objects, PointFacts, PointId, PointKind, Protection, RecoveryPoint, RegionAddress, RegionIndex,
+    RegionUpdate, ReplicaState, Result, SnapshotId, SourceName, StreamName, StreamSpec,
+    SynchronizationId, Timestamp, Unfinished, VerifyOptions, VerifyReport, WriteOutcome,
 };
 
 /// From what the question "which chunks are needed" is answered.
@@ -283,6 +283,24 @@ pub trait RecoveryStore: Send + Sync {
         from: (PointId, &StreamName),
         to: (PointId, &StreamName),
     ) -> Result<BoxStream<'static, Result<Extent>>>;
+
+    /// All grants, by agent and source; also those whose time is over.
+    async fn grants(&self) -> Result<Vec<Grant>>;
+
+    /// Keeps a grant, durably; that of the same agent and source is replaced.
+    async fn set_grant(&self, grant: Grant) -> Result<()>;
+
+    /// Removes a grant, durably; without one it changes nothing.
+    async fn remove_grant(&self, agent: &str, source: &SourceName) -> Result<()>;
+
+    /// Adds audit records in their order, durably and all together; of all, the
+    /// newest `keep` stay.
+    async fn add_audit(&self, records: Vec<AuditRecord>, keep: u64) -> Result<()>;
+
+    /// Audit records, the newest first: at most `most`, with numbers below
+    /// `before`, if it is given. Numbers grow by one from record to record, and
+    /// none is used twice.
+    async fn audit(&self, before: Option<u64>, most: usize) -> Result<Vec<AuditEntry>>;
 }
 
 /// A synchronization in a store. Calls as in [`crate::Synchronization`].

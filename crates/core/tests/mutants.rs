@@ -10,13 +10,13 @@ use async_trait::async_trait;
 use backstop_core::conformance::{self, StoreUnderTest};
 use backstop_core::memory::MemoryStore;
 use backstop_core::{
-    BlockSource, ByteCount, ByteOffset, CheckSlice, ChunkDigest, CollectOptions, CollectReport,
-    Deduplication, Document, ErrorKind, ExpiredPoint, Extent, FoldOptions, FoldReport, Geometry,
-    Maintenance, Marks, Monitor, NewPoint, PointId, PointKind, Protection, RecoveredRange,
-    Recovery, RecoveryPoint, RecoveryStore, RegionAddress, RegionIndex, RegionUpdate,
-    ReplicaRecord, ReplicaState, ReplicaWriter, Result, SourceName, StoreBegin, StreamName,
-    SynchronizationId, Timestamp, VaultStatistics, VerifyOptions, VerifyReport, WHOLE_REGION,
-    WriteOutcome,
+    AuditEntry, AuditRecord, BlockSource, ByteCount, ByteOffset, CheckSlice, ChunkDigest,
+    CollectOptions, CollectReport, Deduplication, Document, ErrorKind, ExpiredPoint, Extent,
+    FoldOptions, FoldReport, Geometry, Grant, Maintenance, Marks, Monitor, NewPoint, PointId,
+    PointKind, Protection, RecoveredRange, Recovery, RecoveryPoint, RecoveryStore, RegionAddress,
+    RegionIndex, RegionUpdate, ReplicaRecord, ReplicaState, ReplicaWriter, Result, SourceName,
+    StoreBegin, StreamName, SynchronizationId, Timestamp, VaultStatistics, VerifyOptions,
+    VerifyReport, WHOLE_REGION, WriteOutcome,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
@@ -61,6 +61,10 @@ enum Mutation {
     KeepsNothingExpired,
     /// Of several points, those that are known come back.
     UndoesWhatItKnows,
+    /// A grant that was removed stays.
+    WithdrawsNothing,
+    /// No audit record goes.
+    KeepsTooMuchAudit,
 }
 
 #[derive(Clone, Debug)]
@@ -171,6 +175,29 @@ impl RecoveryStore for Mutant {
             return Ok(stream::empty().boxed());
         }
         self.inner.compare(from, to).await
+    }
+    async fn grants(&self) -> Result<Vec<Grant>> {
+        self.inner.grants().await
+    }
+    async fn set_grant(&self, grant: Grant) -> Result<()> {
+        self.inner.set_grant(grant).await
+    }
+    async fn remove_grant(&self, agent: &str, source: &SourceName) -> Result<()> {
+        if self.is(Mutation::WithdrawsNothing) {
+            return Ok(());
+        }
+        self.inner.remove_grant(agent, source).await
+    }
+    async fn add_audit(&self, records: Vec<AuditRecord>, keep: u64) -> Result<()> {
+        let keep = if self.is(Mutation::KeepsTooMuchAudit) {
+            u64::MAX
+        } else {
+            keep
+        };
+        self.inner.add_audit(records, keep).await
+    }
+    async fn audit(&self, before: Option<u64>, most: usize) -> Result<Vec<AuditEntry>> {
+        self.inner.audit(before, most).await
     }
 }
 
@@ -400,6 +427,8 @@ async fn broken_stores_fail_for_the_right_reason() {
         (Mutation::ForgetsRetention, "until when a point is kept"),
         (Mutation::KeepsNothingExpired, "are listed as such"),
         (Mutation::UndoesWhatItKnows, "none comes back"),
+        (Mutation::WithdrawsNothing, "is gone"),
+        (Mutation::KeepsTooMuchAudit, "the oldest go"),
     ];
     for (mutation, clause) in broken {
         let message = verdict(mutation).await;

@@ -8,6 +8,7 @@ use backstop_core::{
     SystemClock,
 };
 
+use crate::access::AccessState;
 use crate::idle::LastLook;
 use crate::server::{ProtectionServer, Shared};
 use crate::settings::ServerSettings;
@@ -114,6 +115,7 @@ impl ProtectionServerBuilder {
                 settings: self.settings,
                 sources: Sources::default(),
                 last_look: LastLook::default(),
+                access: AccessState::default(),
             }),
         })
     }

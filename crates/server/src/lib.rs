@@ -56,6 +56,7 @@
 //! - *Recovery around damage.* A bad chunk costs its own range, which is
 //!   named; everything else comes back.
 
+mod access;
 mod builder;
 mod care;
 mod checks;
@@ -68,6 +69,7 @@ mod missing;
 mod plan;
 mod protection;
 mod recover;
+mod recovery;
 mod restore;
 mod retention;
 mod server;
@@ -80,7 +82,7 @@ mod watched;
 
 pub use builder::ProtectionServerBuilder;
 pub use missing::{MissingRange, Unlisted};
-pub use restore::{RestoreOptions, RestoreReport};
+pub use restore::{RestoreOptions, RestoreReport, restore_image};
 pub use retention::RetentionReport;
 pub use server::ProtectionServer;
 pub use settings::ServerSettings;

@@ -113,10 +113,30 @@ impl ProtectionServer {
             None => only_stream(&point)?,
         };
         let image = self.shared.open(&point, stream).await?;
-        let restore = Restore::new(&*image, target, stream, options, monitor);
-        restore.run(options).await?;
-        Ok(restore.report(point.id))
+        restore_image((point.id, stream), &*image, target, options, monitor).await
     }
+}
+
+/// Brings an image of a recovery point back, wherever it is read from: as
+/// [`restore_with`](ProtectionServer::restore_with), which opens it first, for
+/// one that was opened already, such as by a client over the network.
+///
+/// `from` names the image in what is told and reported.
+///
+/// # Errors
+/// Those of the target, and [`Unavailable`](ErrorKind::Unavailable) if the image
+/// can't be read now; damage is no error.
+pub async fn restore_image(
+    from: (PointId, &StreamName),
+    image: &dyn Recovery,
+    target: &dyn BlockTarget,
+    options: RestoreOptions,
+    monitor: &dyn Monitor,
+) -> Result<RestoreReport> {
+    let (point, stream) = from;
+    let restore = Restore::new(image, target, stream, options, monitor);
+    restore.run(options).await?;
+    Ok(restore.report(point))
 }
 
 impl RestoreReport {

@@ -3,10 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use backstop_core::{Clock, Deduplication, Maintenance, Monitor, ProtectionService, RecoveryStore};
+use backstop_core::{
+    AccessService, Clock, Deduplication, Maintenance, Monitor, ProtectionService, RecoveryService,
+    RecoveryStore,
+};
 
+use crate::access::{Access, AccessState};
 use crate::builder::ProtectionServerBuilder;
 use crate::idle::LastLook;
+use crate::recovery::Recoveries;
 use crate::service::Service;
 use crate::settings::ServerSettings;
 use crate::sources::Sources;
@@ -31,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) settings: ServerSettings,
     pub(crate) sources: Sources,
     pub(crate) last_look: LastLook,
+    pub(crate) access: AccessState,
 }
 
 impl ProtectionServer {
@@ -43,6 +49,22 @@ impl ProtectionServer {
     pub fn service(&self) -> Arc<dyn ProtectionService> {
         Arc::new(Service {
             shared: Arc::clone(&self.shared),
+        })
+    }
+
+    /// What the server knows of who was let recover what, and who did what, for
+    /// transports.
+    pub fn access_service(&self) -> Arc<dyn AccessService> {
+        Arc::new(Access {
+            server: self.clone(),
+        })
+    }
+
+    /// The server's face to who brings data back in this process, and to
+    /// transports, which say who may.
+    pub fn recovery_service(&self) -> Arc<dyn RecoveryService> {
+        Arc::new(Recoveries {
+            server: self.clone(),
         })
     }
 }

@@ -41,12 +41,8 @@ impl ProtectionService for Service {
     #[instrument(skip_all, fields(synchronizations = commits.len()), err(level = "debug"))]
     async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<RecoveryPoint>> {
         checks::group(&commits, &self.shared.settings)?;
-        let mut points = self.shared.commit(commits).await?;
-        for point in &mut points {
-            point.bytes_added = None;
-            point.plain_bytes_added = None;
-        }
-        Ok(points)
+        let points = self.shared.commit(commits).await?;
+        Ok(points.into_iter().map(RecoveryPoint::for_agents).collect())
     }
 }
 

@@ -53,6 +53,10 @@ pub(crate) const PROTECTION: &[u8] = b"a";
 pub(crate) const VAULT_TIME: &[u8] = b"w";
 pub(crate) const OPERATORS: &[u8] = b"j";
 pub(crate) const APPROVALS: u8 = b'z';
+pub(crate) const GRANTS: u8 = b'G';
+pub(crate) const AUDIT: u8 = b'A';
+/// Which audit records there are.
+pub(crate) const AUDITED: &[u8] = b"B";
 /// Written with every batch: SlateDB keeps with it when that was.
 pub(crate) const TIME: &[u8] = b"k";
 /// Never there: deleting it shows by the flush that the vault is still ours.
@@ -385,6 +389,11 @@ impl Catalog {
 
     pub(crate) fn folded_key(&self, source: &SourceName) -> [u8; 17] {
         prefixed(FOLDED, self.source_hash(source))
+    }
+
+    pub(crate) fn grant_key(&self, agent: &str, source: &SourceName) -> [u8; 17] {
+        let name = [agent, source.as_str()].join("\0");
+        prefixed(GRANTS, self.seal.index_key(GRANTS, name.as_bytes()))
     }
 
     pub(crate) fn points_prefix(&self, source: &SourceName) -> [u8; 17] {

@@ -4,14 +4,15 @@ use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use backstop_core::{
-    Document, Error, Extent, NewPoint, PointId, Recovery, RecoveryPoint, RecoveryStore,
-    ReplicaRecord, ReplicaState, ReplicaWriter, Result, SourceName, StoreBegin, StreamName,
-    SynchronizationId, Unfinished,
+    AuditEntry, AuditRecord, Document, Error, Extent, Grant, NewPoint, PointId, Recovery,
+    RecoveryPoint, RecoveryStore, ReplicaRecord, ReplicaState, ReplicaWriter, Result, SourceName,
+    StoreBegin, StreamName, SynchronizationId, Unfinished,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::ObjectStore;
 
+use crate::access;
 use crate::builder::DedupStoreBuilder;
 use crate::catalog::{Batch, REPLICAS, synchronization_key};
 use crate::commit::{self, DOCUMENTS};
@@ -438,6 +439,35 @@ impl RecoveryStore for DedupStore {
             let _ = (&read, &under_way);
         });
         Ok(kept.boxed())
+    }
+
+    async fn grants(&self) -> Result<Vec<Grant>> {
+        let _listing = self.vault.place.meter.begin(Operation::List);
+        access::grants(&self.vault).await
+    }
+
+    async fn set_grant(&self, grant: Grant) -> Result<()> {
+        let vault = Arc::clone(&self.vault);
+        let _changing = self.vault.place.meter.begin(Operation::Manage);
+        to_its_end(async move { access::set(&vault, &grant).await }).await
+    }
+
+    async fn remove_grant(&self, agent: &str, source: &SourceName) -> Result<()> {
+        let vault = Arc::clone(&self.vault);
+        let key = vault.catalog.grant_key(agent, source);
+        let _changing = self.vault.place.meter.begin(Operation::Manage);
+        to_its_end(async move { access::remove(&vault, &key).await }).await
+    }
+
+    async fn add_audit(&self, records: Vec<AuditRecord>, keep: u64) -> Result<()> {
+        let vault = Arc::clone(&self.vault);
+        let _changing = self.vault.place.meter.begin(Operation::Manage);
+        to_its_end(async move { access::add(&vault, records, keep).await }).await
+    }
+
+    async fn audit(&self, before: Option<u64>, most: usize) -> Result<Vec<AuditEntry>> {
+        let _listing = self.vault.place.meter.begin(Operation::List);
+        access::audit(&self.vault, before, most).await
     }
 }
 

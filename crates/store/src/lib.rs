@@ -29,6 +29,7 @@
 //! `backstop_store_request_bytes` count what the object store is asked, with the
 //! labels `operation`, `object` and `request`; [`DedupStore::usage`] gives the same.
 
+mod access;
 mod approvals;
 mod builder;
 mod catalog;

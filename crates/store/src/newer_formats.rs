@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backstop_core::{
-    ByteCount, ByteOffset, ChunkDigest, Codecs, CollectOptions, CpuPool, Deduplication, Error,
-    ErrorKind, Extent, HashedChunk, Maintenance, ManualClock, Marks, NewPoint, NoMonitor, Piece,
-    PieceContent, PointFacts, PointId, PointKind, Protection, RebuildOptions, RecoveryStore,
-    RegionAddress, RegionIndex, RegionUpdate, ReplicaState, Result, SliceContent, SnapshotId,
-    SourceName, StoreBegin, StreamName, StreamSpec, SynchronizationId, Timestamp, VerifyOptions,
+    Actor, AuditRecord, Audited, ByteCount, ByteOffset, ChunkDigest, Codecs, CollectOptions,
+    CpuPool, Deduplication, Error, ErrorKind, Extent, Grant, HashedChunk, Maintenance, ManualClock,
+    Marks, NewPoint, NoMonitor, Piece, PieceContent, PointFacts, PointId, PointKind, Protection,
+    RebuildOptions, RecoveryStore, RegionAddress, RegionIndex, RegionUpdate, ReplicaState, Result,
+    Role, SliceContent, SnapshotId, SourceName, StoreBegin, StreamName, StreamSpec,
+    SynchronizationId, Timestamp, VerifyOptions,
 };
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
@@ -22,9 +23,9 @@ use slatedb::BlockTransformer;
 
 use crate::builder::DedupStoreBuilder;
 use crate::catalog::{
-    APPROVALS, Batch, CLEAN_EPOCH, CONDEMNED, COUNTED_SLOTS, COUNTERS, EVENTS, EXPIRED, FOLDED,
-    LEDGER, NEXT_PACK, OPERATORS, PACKS, PAST, POINTS, PROTECTION, REPLICAS, TAKEOVER, UNFINISHED,
-    USAGE, VAULT_TIME, VERIFIED,
+    APPROVALS, AUDIT, AUDITED, Batch, CLEAN_EPOCH, CONDEMNED, COUNTED_SLOTS, COUNTERS, EVENTS,
+    EXPIRED, FOLDED, GRANTS, LEDGER, NEXT_PACK, OPERATORS, PACKS, PAST, POINTS, PROTECTION,
+    REPLICAS, TAKEOVER, UNFINISHED, USAGE, VAULT_TIME, VERIFIED,
 };
 use crate::keys::slot::KeySlot;
 use crate::ledger::PageRecord;
@@ -293,6 +294,8 @@ async fn use_all(lab: &Lab) -> Vec<Error> {
     errors.extend(vault.protection().await.err());
     errors.extend(vault.operators().await.err());
     errors.extend(vault.approval_requests().await.err());
+    errors.extend(vault.grants().await.err());
+    errors.extend(vault.audit(None, 10).await.err());
     errors.extend(vault.usage_by_month().await.err());
     errors.extend(vault.key_ring().await.err());
     let verified = vault.verify(&VerifyOptions::default(), &NoMonitor).await;
@@ -330,6 +333,21 @@ async fn busy() -> Lab {
     let action = GuardedAction::NeedFewerOperators { needed: 1 };
     let asked = vault.request_approval(action, "anna", &keys[0]);
     asked.await.unwrap();
+    let grant = Grant {
+        agent: "web".into(),
+        source: source.clone(),
+        until: Timestamp(1),
+    };
+    vault.set_grant(grant.clone()).await.unwrap();
+    let who = Actor {
+        role: Role::Operator,
+        name: "eve".into(),
+        certificate: ChunkDigest::of(b""),
+    };
+    let what = Audited::Granted(grant);
+    let time = Timestamp(1);
+    let noted = AuditRecord { time, who, what };
+    vault.add_audit(vec![noted], 10).await.unwrap();
     // What takes more than a few calls to come about.
     let made: [(&[u8], &str); 6] = [
         (
@@ -367,7 +385,7 @@ async fn busy() -> Lab {
 
 #[tokio::test]
 async fn each_newer_record_of_the_catalog_is_refused() {
-    let kinds: [&[u8]; 22] = [
+    let kinds: [&[u8]; 25] = [
         &[PACKS],
         &[REPLICAS],
         &[POINTS],
@@ -389,6 +407,9 @@ async fn each_newer_record_of_the_catalog_is_refused() {
         VAULT_TIME,
         OPERATORS,
         &[APPROVALS],
+        &[GRANTS],
+        &[AUDIT],
+        AUDITED,
         // Nothing is newer here.
         &[],
     ];

@@ -1,7 +1,13 @@
-//! The agent's end: a [`ProtectionService`] over a connection.
+//! The agent's and the operator's end: a [`ProtectionService`] and a
+//! [`RecoveryService`](backstop_core::RecoveryService) over a connection.
 
+mod access;
+mod ahead;
 mod builder;
 mod connection;
+mod image;
+mod point;
+mod recovery;
 mod remote;
 
 use std::fmt;
@@ -9,8 +15,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use backstop_core::{
-    Backoff, BeginRequest, Commit, Error, ErrorKind, ProtectionService, RecoveryPoint,
-    ReplicaStatus, Result, SourceName, Synchronization,
+    Backoff, BeginRequest, Codecs, Commit, CpuPool, Error, ErrorKind, ProtectionService,
+    RecoveryPoint, ReplicaStatus, Result, SourceName, Synchronization,
 };
 use bytes::Bytes;
 use rustls::ClientConfig;
@@ -35,7 +41,11 @@ use remote::Remote;
 /// needed, and anew when it broke. What was being asked then fails with
 /// [`Unavailable`](ErrorKind::Unavailable), and so does every later call of a
 /// synchronization that was begun over it: begin it again, with the same
-/// identity, and go on where the server says that it stands.
+/// identity, and go on where the server says that it stands. A recovery point that
+/// was opened is opened again by itself, at the next read of it.
+///
+/// Images of recovery points are read ahead where they are read in order: up to
+/// 4 MiB of each are asked for before they are wanted.
 ///
 /// When no address can be connected to, that is not tried again before a delay is
 /// over, which grows with each failure: until then every call fails at once, with
@@ -46,6 +56,8 @@ use remote::Remote;
 #[derive(Clone)]
 pub struct TcpClient {
     shared: Arc<Shared>,
+    cpu: CpuPool,
+    codecs: Arc<Codecs>,
 }
 
 struct Shared {
@@ -94,6 +106,13 @@ impl TcpClient {
         authority: &TlsAuthority,
     ) -> TcpClientBuilder {
         TcpClientBuilder::new(addresses, identity, authority)
+    }
+
+    /// Decompresses what is read on this pool instead of one of its own.
+    #[must_use]
+    pub fn with_cpu_pool(mut self, cpu: CpuPool) -> Self {
+        self.cpu = cpu;
+        self
     }
 
     /// The connection of now, or a new one.

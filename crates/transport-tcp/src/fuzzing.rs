@@ -202,6 +202,7 @@ impl Conversation {
                 region::encode_ranges(&place, &[range])
             }
             Call::Progress | Call::Abort => self.place(words).encode(),
+            _ => Bytes::copy_from_slice(words.0),
         })
     }
 

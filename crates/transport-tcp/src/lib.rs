@@ -1,10 +1,13 @@
-//! The protection server's face to agents, over TCP and TLS 1.3.
+//! The protection server's faces to agents and to who brings data back, over TCP
+//! and TLS 1.3.
 //!
 //! [`TcpClient`] is a [`ProtectionService`](backstop_core::ProtectionService), so
 //! that an agent can't tell whether its server is in the same process. [`TcpServer`]
 //! has any such service answer what agents ask; what arrives is checked before the
 //! service sees it, and who asks is known by its certificate and confined by a
-//! [`Gate`]. Calls share one connection (HTTP/2), each a stream of its own, so that
+//! [`Gate`]. With [`TcpServerBuilder::with_recovery`] it gives recovery points back
+//! too: the client is also a [`RecoveryService`](backstop_core::RecoveryService),
+//! whose images are read over the wire. Calls share one connection (HTTP/2), each a stream of its own, so that
 //! what is short waits for nothing that is long.
 //!
 //! docs/wire.md specifies what goes over the wire.
@@ -56,6 +59,7 @@ mod timer;
 mod tls;
 mod wire;
 
+pub use backstop_core::Role;
 #[cfg(feature = "local-time")]
 pub use bandwidth::SystemLocalTime;
 pub use bandwidth::{BandwidthRule, BandwidthSchedule, FixedOffset, LocalTime, Weekday};
@@ -63,4 +67,4 @@ pub use client::{TcpClient, TcpClientBuilder};
 pub use gate::{Gate, OwnSources};
 pub use server::{TcpServer, TcpServerBuilder, TcpServerHandle, TcpServerSettings};
 pub use status::{ConnectionStatus, SynchronizationStatus, TransportStatus, WaitingStatus};
-pub use tls::{Peer, Role, TlsAuthority, TlsIdentity};
+pub use tls::{Peer, TlsAuthority, TlsIdentity};

@@ -33,3 +33,9 @@ pub(crate) const STREAMS: u32 = 128;
 
 /// Synchronizations that a connection may have begun and not ended.
 pub(crate) const SESSIONS: usize = 64;
+
+/// Recovery points that a connection may have open.
+pub(crate) const IMAGES: usize = 64;
+
+/// Reads of a connection that are answered at once.
+pub(crate) const READS: usize = 8;

@@ -1,12 +1,15 @@
 //! The protection server's end: accepts connections, and has a
-//! [`ProtectionService`] answer what is asked over them.
+//! [`ProtectionService`] and a [`RecoveryService`] answer what is asked over them.
 
+mod access;
 mod admission;
 mod answers;
 mod connection;
 mod connections;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzed;
+mod images;
+mod recovery;
 mod session;
 mod turns;
 mod windows;
@@ -17,7 +20,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backstop_core::{
-    ByteCount, Clock, Codecs, CpuPool, Error, ErrorKind, ProtectionService, Result, SystemClock,
+    AccessService, ByteCount, Clock, Codecs, CpuPool, Error, ErrorKind, ProtectionService,
+    RecoveryService, Result, SystemClock,
 };
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
@@ -37,9 +41,9 @@ use windows::Windows;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TcpServerSettings {
-    /// Memory for messages, in bytes: those that are being read, and what is done
-    /// with them. Who sends more waits for its turn; one peer has a quarter at most,
-    /// or 16 MiB. At least 32 MiB.
+    /// Memory for messages, in bytes: those that are being read, what is done with
+    /// them, and answers that are on their way. Who sends or asks for more waits for
+    /// its turn; one peer has a quarter at most, or 16 MiB. At least 32 MiB.
     pub memory: ByteCount,
     /// Agents that synchronize at once; others wait for their turn, and are told
     /// their position.
@@ -60,17 +64,47 @@ impl Default for TcpServerSettings {
 }
 
 /// Puts a [`TcpServer`] together.
-#[derive(Debug)]
 pub struct TcpServerBuilder {
     identity: TlsIdentity,
     agents: TlsAuthority,
     gate: Arc<dyn Gate>,
+    recovery: Option<Arc<dyn RecoveryService>>,
+    access: access::Access,
     cpu: CpuPool,
     clock: Arc<dyn Clock>,
     settings: TcpServerSettings,
 }
 
+impl fmt::Debug for TcpServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpServerBuilder")
+            .field("gate", &self.gate)
+            .field("audits", &self.access.is_some())
+            .field("recovers", &self.recovery.is_some())
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
 impl TcpServerBuilder {
+    /// Also gives recovery points back, and has operators let them expire, as far
+    /// as the gate lets them. Without it such calls are unsupported.
+    #[must_use]
+    pub fn with_recovery(mut self, recovery: Arc<dyn RecoveryService>) -> Self {
+        self.recovery = Some(recovery);
+        self
+    }
+
+    /// Lets agents recover what was granted to them, has operators grant it, and
+    /// keeps an audit: of points that are opened or expire, of grants, and of what
+    /// is refused. What can't be noted is not done, but opening: data must come
+    /// back even where nothing can be written.
+    #[must_use]
+    pub fn with_access(mut self, access: Arc<dyn AccessService>) -> Self {
+        self.access = Some(access);
+        self
+    }
+
     /// Decides otherwise than [`OwnSources`] what a peer may do.
     #[must_use]
     pub fn with_gate(mut self, gate: Arc<dyn Gate>) -> Self {
@@ -78,7 +112,8 @@ impl TcpServerBuilder {
         self
     }
 
-    /// Checks what arrives on this pool instead of one of its own.
+    /// Checks what arrives, and compresses what goes, on this pool instead of one
+    /// of its own.
     #[must_use]
     pub fn with_cpu_pool(mut self, cpu: CpuPool) -> Self {
         self.cpu = cpu;
@@ -112,7 +147,9 @@ impl TcpServerBuilder {
         service: Arc<dyn ProtectionService>,
     ) -> Result<TcpServer> {
         let tls = tls::server(&self.identity, &self.agents)?;
-        let shared = Shared::new(service, self.gate, self.cpu, self.clock, self.settings, tls)?;
+        let mut shared = Shared::new(service, self.gate, self.cpu, self.clock, self.settings, tls)?;
+        shared.recovery = self.recovery;
+        shared.access = self.access;
         let listener = TcpListener::bind(address).await.map_err(|error| {
             Error::unavailable(format!("can't listen on {address}")).with_source(error)
         })?;
@@ -126,6 +163,8 @@ impl TcpServerBuilder {
 /// What all connections share.
 struct Shared {
     service: Arc<dyn ProtectionService>,
+    recovery: Option<Arc<dyn RecoveryService>>,
+    access: access::Access,
     gate: Arc<dyn Gate>,
     cpu: CpuPool,
     codecs: Arc<Codecs>,
@@ -160,6 +199,8 @@ impl Shared {
     ) -> Result<Self> {
         Ok(Self {
             service,
+            recovery: None,
+            access: None,
             gate,
             cpu,
             codecs: Arc::new(Codecs::default()),
@@ -256,6 +297,8 @@ impl TcpServer {
             identity,
             agents,
             gate: Arc::new(OwnSources),
+            recovery: None,
+            access: None,
             cpu: CpuPool::default(),
             clock: Arc::new(SystemClock),
             settings: TcpServerSettings::default(),

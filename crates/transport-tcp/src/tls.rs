@@ -7,7 +7,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use backstop_core::{ChunkDigest, Error, Result};
+pub(crate) use backstop_core::Role;
+use backstop_core::{Actor, ChunkDigest, Error, Result};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -132,15 +133,6 @@ pub(crate) fn server_name() -> Result<ServerName<'static>> {
     ServerName::try_from(SERVER).map_err(|error| unreadable("the server's name", error))
 }
 
-/// What the holder of a certificate may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// Protects its own sources.
-    Agent,
-    /// Looks after the vault.
-    Operator,
-}
-
 /// Who is at the other end, as its certificate says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Peer {
@@ -150,6 +142,16 @@ pub struct Peer {
     pub role: Role,
     /// The SHA-256 of its certificate.
     pub certificate: ChunkDigest,
+}
+
+impl From<&Peer> for Actor {
+    fn from(peer: &Peer) -> Self {
+        Self {
+            role: peer.role,
+            name: peer.name.clone(),
+            certificate: peer.certificate,
+        }
+    }
 }
 
 impl fmt::Display for Peer {

@@ -1,10 +1,13 @@
 //! The messages, byte by byte as docs/wire.md specifies them.
 //!
-//! Each call is one HTTP/2 request. What is rare is JSON ([`control`]), so that
-//! minor versions can add to it; what comes for every region is binary
-//! ([`region`]).
+//! Each call is one HTTP/2 request. What is rare is JSON ([`control`],
+//! [`points`], [`access`]), so that minor versions can add to it; what comes for every region
+//! is binary ([`region`], [`image`]).
 
+pub(crate) mod access;
 pub(crate) mod control;
+pub(crate) mod image;
+pub(crate) mod points;
 mod reader;
 pub(crate) mod region;
 
@@ -17,7 +20,7 @@ pub(crate) const VERSION: u32 = 0;
 /// what is told of it; documents of a commit.
 pub(crate) const MESSAGE_LENGTH_MAX: u64 = 16 << 20;
 
-/// The calls of a protection service.
+/// The calls of a protection service and of a recovery service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Call {
     Replica,
@@ -30,10 +33,22 @@ pub(crate) enum Call {
     Progress,
     Abort,
     Status,
+    Sources,
+    Points,
+    Point,
+    Open,
+    Extents,
+    Read,
+    Close,
+    Expire,
+    Grant,
+    Grants,
+    Withdraw,
+    Audit,
 }
 
 impl Call {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::Replica,
         Self::Begin,
         Self::Commit,
@@ -44,6 +59,18 @@ impl Call {
         Self::Progress,
         Self::Abort,
         Self::Status,
+        Self::Sources,
+        Self::Points,
+        Self::Point,
+        Self::Open,
+        Self::Extents,
+        Self::Read,
+        Self::Close,
+        Self::Expire,
+        Self::Grant,
+        Self::Grants,
+        Self::Withdraw,
+        Self::Audit,
     ];
 
     /// The last element of its path.
@@ -59,6 +86,18 @@ impl Call {
             Self::Progress => "progress",
             Self::Abort => "abort",
             Self::Status => "status",
+            Self::Sources => "sources",
+            Self::Points => "points",
+            Self::Point => "point",
+            Self::Open => "open",
+            Self::Extents => "extents",
+            Self::Read => "read",
+            Self::Close => "close",
+            Self::Expire => "expire",
+            Self::Grant => "grant",
+            Self::Grants => "grants",
+            Self::Withdraw => "withdraw",
+            Self::Audit => "audit",
         }
     }
 

@@ -9,12 +9,12 @@ use futures::stream::BoxStream;
 
 use super::{Faults, Operation};
 use crate::{
-    BlockSource, ByteCount, ByteOffset, CheckSlice, ChunkDigest, CollectOptions, CollectReport,
-    Document, ExpiredPoint, Extent, FoldOptions, FoldReport, Geometry, Maintenance, Marks, Monitor,
-    NewPoint, PointId, Protection, RecoveredRange, Recovery, RecoveryPoint, RecoveryStore,
-    RegionAddress, RegionIndex, RegionUpdate, ReplicaRecord, ReplicaState, ReplicaWriter, Result,
-    SourceName, StoreBegin, StreamName, SynchronizationId, Timestamp, VaultStatistics,
-    VerifyOptions, VerifyReport, WriteOutcome,
+    AuditEntry, AuditRecord, BlockSource, ByteCount, ByteOffset, CheckSlice, ChunkDigest,
+    CollectOptions, CollectReport, Document, ExpiredPoint, Extent, FoldOptions, FoldReport,
+    Geometry, Grant, Maintenance, Marks, Monitor, NewPoint, PointId, Protection, RecoveredRange,
+    Recovery, RecoveryPoint, RecoveryStore, RegionAddress, RegionIndex, RegionUpdate,
+    ReplicaRecord, ReplicaState, ReplicaWriter, Result, SourceName, StoreBegin, StreamName,
+    SynchronizationId, Timestamp, VaultStatistics, VerifyOptions, VerifyReport, WriteOutcome,
 };
 
 /// A recovery store that fails as planned.
@@ -93,6 +93,31 @@ impl<S: RecoveryStore> RecoveryStore for FaultStore<S> {
         to: (PointId, &StreamName),
     ) -> Result<BoxStream<'static, Result<Extent>>> {
         let call = self.inner.compare(from, to);
+        self.faults.around(Operation::StoreQuery, call).await
+    }
+
+    async fn grants(&self) -> Result<Vec<Grant>> {
+        let call = self.inner.grants();
+        self.faults.around(Operation::StoreQuery, call).await
+    }
+
+    async fn set_grant(&self, grant: Grant) -> Result<()> {
+        let call = self.inner.set_grant(grant);
+        self.faults.around(Operation::StoreSetState, call).await
+    }
+
+    async fn remove_grant(&self, agent: &str, source: &SourceName) -> Result<()> {
+        let call = self.inner.remove_grant(agent, source);
+        self.faults.around(Operation::StoreSetState, call).await
+    }
+
+    async fn add_audit(&self, records: Vec<AuditRecord>, keep: u64) -> Result<()> {
+        let call = self.inner.add_audit(records, keep);
+        self.faults.around(Operation::StoreSetState, call).await
+    }
+
+    async fn audit(&self, before: Option<u64>, most: usize) -> Result<Vec<AuditEntry>> {
+        let call = self.inner.audit(before, most);
         self.faults.around(Operation::StoreQuery, call).await
     }
 }

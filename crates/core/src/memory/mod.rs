@@ -21,6 +21,7 @@
 //! # });
 //! ```
 
+mod access;
 mod collect;
 mod fault_block;
 mod fault_store;

@@ -13,12 +13,13 @@ use super::reading;
 use super::vault::{Handle, Vault};
 use super::writer::MemoryWriter;
 use crate::{
-    BlockSource, ByteCount, ByteOffset, Clock, CollectOptions, CollectReport, Document, Error,
-    ErrorKind, ExpiredPoint, Extent, FoldOptions, FoldReport, Geometry, Maintenance, Marks,
-    Monitor, NewPoint, Objects, PointId, Progress, Protection, REGION_LENGTH, RecoveredRange,
-    Recovery, RecoveryPoint, RecoveryStore, ReplicaRecord, ReplicaState, ReplicaStatistics,
-    ReplicaWriter, Result, SliceContent, SourceName, StoreBegin, StreamName, SynchronizationId,
-    SystemClock, Timestamp, VaultStatistics, VerifyOptions, VerifyReport,
+    AuditEntry, AuditRecord, BlockSource, ByteCount, ByteOffset, Clock, CollectOptions,
+    CollectReport, Document, Error, ErrorKind, ExpiredPoint, Extent, FoldOptions, FoldReport,
+    Geometry, Grant, Maintenance, Marks, Monitor, NewPoint, Objects, PointId, Progress, Protection,
+    REGION_LENGTH, RecoveredRange, Recovery, RecoveryPoint, RecoveryStore, ReplicaRecord,
+    ReplicaState, ReplicaStatistics, ReplicaWriter, Result, SliceContent, SourceName, StoreBegin,
+    StreamName, SynchronizationId, SystemClock, Timestamp, VaultStatistics, VerifyOptions,
+    VerifyReport,
 };
 
 /// A vault in memory: it lasts as long as the process.
@@ -152,6 +153,29 @@ impl RecoveryStore for MemoryStore {
         let from = vault.image(from.0, from.1)?;
         let differences = from.differences(vault.image(to.0, to.1)?);
         Ok(stream::iter(differences.into_iter().map(Ok)).boxed())
+    }
+
+    async fn grants(&self) -> Result<Vec<Grant>> {
+        Ok(self.vault().access.grants())
+    }
+
+    async fn set_grant(&self, grant: Grant) -> Result<()> {
+        self.vault().access.set(grant);
+        Ok(())
+    }
+
+    async fn remove_grant(&self, agent: &str, source: &SourceName) -> Result<()> {
+        self.vault().access.remove(agent, source);
+        Ok(())
+    }
+
+    async fn add_audit(&self, records: Vec<AuditRecord>, keep: u64) -> Result<()> {
+        self.vault().access.add(records, keep);
+        Ok(())
+    }
+
+    async fn audit(&self, before: Option<u64>, most: usize) -> Result<Vec<AuditEntry>> {
+        Ok(self.vault().access.audit(before, most))
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
+use super::access::Access;
 use super::image::Image;
 use super::removal::ExpiredEntry;
 use crate::{
@@ -30,6 +31,7 @@ pub(super) struct Vault {
     pub(super) replicas: BTreeMap<SourceName, Replica>,
     /// Images that are read from.
     pub(super) opened: Vec<Weak<Image>>,
+    pub(super) access: Access,
 }
 
 /// A recovery point with its content; `images` in the order of its streams.
@@ -158,6 +160,7 @@ impl Vault {
             committed: BTreeMap::new(),
             replicas: BTreeMap::new(),
             opened: Vec::new(),
+            access: Access::default(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use backstop_core::{Backoff, Clock, Error, Result, SystemClock};
+use backstop_core::{Backoff, Clock, CpuPool, Error, Result, SystemClock};
 use rustls::ClientConfig;
 use tokio::sync::Mutex;
 
@@ -96,6 +96,8 @@ impl TcpClientBuilder {
             }),
         };
         Ok(TcpClient {
+            cpu: CpuPool::default(),
+            codecs: Arc::default(),
             shared: Arc::new(shared),
         })
     }

@@ -10,10 +10,12 @@ use backstop_core::{
 };
 use bytes::Bytes;
 
+use super::access;
 use super::admission::Turn;
+use super::recovery;
 use super::session::{Caller, Session};
+use super::turns::Share;
 use super::{Shared, Stage};
-use crate::tls::Role;
 use crate::wire::Call;
 use crate::wire::control::{
     self, Begin, Beginning, Committed, ReplicaAnswer, ReplicaQuestion, decode, encode,
@@ -48,7 +50,34 @@ impl Begun {
     }
 }
 
-pub(super) async fn answer(caller: &Arc<Caller>, call: Call, message: Bytes) -> Result<Bytes> {
+/// Answers one call; gives the memory that the answer takes with it.
+pub(super) async fn answer(
+    caller: &Arc<Caller>,
+    call: Call,
+    message: Bytes,
+    share: Share,
+) -> Result<(Bytes, Share)> {
+    match call {
+        Call::Sources
+        | Call::Points
+        | Call::Point
+        | Call::Open
+        | Call::Extents
+        | Call::Read
+        | Call::Close
+        | Call::Expire => recovery::answer(caller, call, message, share).await,
+        Call::Grant | Call::Grants | Call::Withdraw | Call::Audit => {
+            Ok((access::answer(caller, call, &message).await?, share))
+        }
+        Call::Status => {
+            access::may_operate(caller, call)?;
+            Ok((encode(&caller.shared.status())?, share))
+        }
+        _ => Ok((protect(caller, call, message).await?, share)),
+    }
+}
+
+async fn protect(caller: &Arc<Caller>, call: Call, message: Bytes) -> Result<Bytes> {
     match call {
         Call::Replica => replica(caller, &message).await,
         Call::Begin => begin(caller, &message).await,
@@ -87,7 +116,7 @@ pub(super) async fn answer(caller: &Arc<Caller>, call: Call, message: Bytes) -> 
             session.is_at(&place.at);
             Ok(region::encode_regions(&session.resume_at()))
         }
-        Call::Abort => {
+        _ => {
             let place = Place::decode(message)?;
             let session = caller.session(place.session)?;
             session.synchronization.abort().await?;
@@ -95,7 +124,6 @@ pub(super) async fn answer(caller: &Arc<Caller>, call: Call, message: Bytes) -> 
             caller.shared.connections.ended();
             Ok(Bytes::new())
         }
-        Call::Status => status(caller),
     }
 }
 
@@ -161,14 +189,6 @@ fn refuse_when_stopping(shared: &Shared) -> Result<()> {
     Err(Error::unavailable(
         "this protection server is stopping; try again later",
     ))
-}
-
-fn status(caller: &Caller) -> Result<Bytes> {
-    if caller.peer.role == Role::Operator {
-        return encode(&caller.shared.status());
-    }
-    let sentence = format!("{} is no operator", caller.peer);
-    Err(Error::new(ErrorKind::Forbidden, sentence))
 }
 
 /// What is known to be another agent's is as good as unknown.

@@ -19,6 +19,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::Shared;
 use super::session::Caller;
+use super::turns::Share;
 use super::windows::{Part, RoundTrip};
 use crate::tls::Peer;
 use crate::wire::control::{Failure, encode};
@@ -158,36 +159,32 @@ async fn respond_to(
     mut respond: SendResponse<Bytes>,
 ) {
     let path = request.uri().path().to_owned();
-    let (status, answer) = match answer(&caller, request).await {
-        Ok(answer) => (StatusCode::OK, answer),
+    let (status, answer, share) = match answer(&caller, request).await {
+        Ok((answer, share)) => (StatusCode::OK, answer, Some(share)),
         Err(error) => {
             tracing::debug!(peer = %caller.peer, path, %error, "a call failed");
             let answer = encode(&Failure::of(&error)).unwrap_or_default();
-            (status_of(error.kind()), answer)
+            (status_of(error.kind()), answer, None)
         }
     };
     let response = Response::builder()
         .status(status)
         .header(header::CONTENT_LENGTH, answer.len())
         .body(());
-    let sent = response
-        .map_err(|error| error.to_string())
-        .and_then(|response| {
-            let mut sending = respond
-                .send_response(response, answer.is_empty())
-                .map_err(|error| error.to_string())?;
-            if answer.is_empty() {
-                return Ok(());
-            }
-            let sent = sending.send_data(answer, true);
-            sent.map_err(|error| error.to_string())
-        });
-    if let Err(error) = sent {
-        tracing::debug!(peer = %caller.peer, path, error, "an answer could not be sent");
+    let sent = async {
+        let response = response
+            .map_err(|error| Error::internal("an answer can't be made").with_source(error))?;
+        let sending = respond.send_response(response, answer.is_empty());
+        let sending = sending.map_err(|error| failure::broken(&caller.peer, error))?;
+        body::send(sending, answer, &caller.peer.name).await
+    };
+    if let Err(error) = sent.await {
+        tracing::debug!(peer = %caller.peer, path, %error, "an answer could not be sent");
     }
+    drop(share);
 }
 
-async fn answer(caller: &Arc<Caller>, request: Request<RecvStream>) -> Result<Bytes> {
+async fn answer(caller: &Arc<Caller>, request: Request<RecvStream>) -> Result<(Bytes, Share)> {
     caller.shared.gate.may_connect(&caller.peer)?;
     let call = match Asked::of(request.uri().path()) {
         Asked::Call(call) => call,
@@ -208,14 +205,10 @@ async fn answer(caller: &Arc<Caller>, request: Request<RecvStream>) -> Result<By
         }
     };
     let length = body::length(request.headers())?;
-    let shared = &caller.shared;
-    let weight = shared.gate.weight(&caller.peer);
-    let share = shared.memory.take(&caller.name, weight, length).await?;
+    let share = caller.take(length).await?;
     let mut body = request.into_body();
     let message = body::read(&mut body, length, &caller.peer.name).await?;
-    let answered = super::answers::answer(caller, call, message).await;
-    drop(share);
-    answered
+    super::answers::answer(caller, call, message, share).await
 }
 
 /// The HTTP status that says about the same, for whoever looks at the wire.

@@ -40,6 +40,8 @@ impl Fuzzed {
     }
 
     pub(crate) async fn call(&self, call: Call, message: Bytes) -> Result<Bytes> {
-        answer(&self.0, call, message).await
+        let share = self.0.take(message.len() as u64).await?;
+        let answered = answer(&self.0, call, message, share).await;
+        answered.map(|(answer, _)| answer)
     }
 }

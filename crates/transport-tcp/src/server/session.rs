@@ -12,6 +12,8 @@ use backstop_core::{
 
 use super::Shared;
 use super::admission::Place;
+use super::images::Images;
+use super::turns::Share;
 use crate::limits;
 use crate::status::{ConnectionStatus, SynchronizationStatus};
 use crate::tls::Peer;
@@ -72,6 +74,7 @@ pub(super) struct Caller {
     pub(super) peer: Peer,
     /// The peer's name, for those that count by it.
     pub(super) name: Arc<str>,
+    pub(super) images: Images,
     from: SocketAddr,
     since: Timestamp,
     sessions: Mutex<Sessions>,
@@ -90,6 +93,7 @@ impl Caller {
             shared,
             name: peer.name.as_str().into(),
             peer,
+            images: Images::default(),
             from,
             sessions: Mutex::default(),
         }
@@ -97,6 +101,20 @@ impl Caller {
 
     fn lock(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the memory of a message of so many bytes.
+    ///
+    /// Who holds some must not wait for more: see [`exchange`](Self::exchange).
+    pub(super) async fn take(&self, length: u64) -> Result<Share> {
+        let weight = self.shared.gate.weight(&self.peer);
+        self.shared.memory.take(&self.name, weight, length).await
+    }
+
+    /// Gives some back and waits for some of another length.
+    pub(super) async fn exchange(&self, share: Share, length: u64) -> Result<Share> {
+        drop(share);
+        self.take(length).await
     }
 
     pub(super) fn has_room(&self) -> Result<()> {

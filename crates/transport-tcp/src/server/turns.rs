@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use backstop_core::{ByteCount, Error, Result};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::wire::MESSAGE_LENGTH_MAX;
 
@@ -57,6 +57,8 @@ pub(super) struct Share {
     turns: Turns,
     peer: Arc<str>,
     bytes: u64,
+    /// Ends with it.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Turns {
@@ -129,6 +131,7 @@ impl Turns {
                 turns: self.clone(),
                 peer,
                 bytes,
+                turn: None,
             };
             // Who asked may be gone.
             if let Err(share) = waiting.tell.send(share) {
@@ -184,8 +187,24 @@ impl State {
     }
 }
 
+impl Share {
+    /// Gives back what is more than so many bytes need.
+    pub(super) fn shrink(&mut self, length: u64) {
+        let more = self.bytes.saturating_sub(length.max(LEAST));
+        self.bytes -= more;
+        self.turns.lock().give_back(&self.peer, more);
+        self.turns.hand_out();
+    }
+
+    /// Holds a turn for as long.
+    pub(super) fn keep(&mut self, turn: OwnedSemaphorePermit) {
+        self.turn = Some(turn);
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
+        self.turn = None;
         self.turns.lock().give_back(&self.peer, self.bytes);
         self.turns.hand_out();
     }

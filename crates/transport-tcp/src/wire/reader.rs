@@ -64,6 +64,11 @@ impl Reader {
         Ok(count)
     }
 
+    /// All that is left.
+    pub(super) fn rest(self) -> Bytes {
+        self.rest
+    }
+
     pub(super) fn end(self) -> Result<()> {
         if self.rest.is_empty() {
             Ok(())

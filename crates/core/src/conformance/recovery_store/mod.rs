@@ -1,6 +1,7 @@
 //! The contracts of [`RecoveryStore`], [`ReplicaWriter`](crate::ReplicaWriter),
 //! [`Recovery`](crate::Recovery) and [`Maintenance`].
 
+mod access;
 mod chunks;
 mod collecting;
 mod commits;
@@ -82,6 +83,8 @@ pub async fn recovery_store(make: impl AsyncFn() -> Arc<dyn StoreUnderTest>) {
         upkeep::marks_are_kept,
         upkeep::states_are_kept,
         upkeep::statistics_count,
+        access::grants_are_kept,
+        access::the_audit_is_kept_and_bounded,
         protection::a_protection_is_kept_and_never_shortened,
         protection::what_is_too_young_does_not_expire,
         protection::what_expired_comes_back,

@@ -100,6 +100,22 @@ fn turns_go_by_weight() {
     assert!((145..=155).contains(&served[1]), "{served:?}");
 }
 
+#[test]
+fn what_is_not_needed_comes_back() {
+    let turns = turns();
+    let peer = peer(0);
+    let taking = turns.take(&peer, one(), 16 * MIB);
+    let mut share = taking.now_or_never().unwrap().unwrap();
+    share.shrink(17 * MIB);
+    assert_eq!(turns.counts().0, ByteCount(16 * MIB));
+    share.shrink(MIB);
+    assert_eq!(turns.counts().0, ByteCount(MIB));
+    share.shrink(0);
+    assert_eq!(turns.counts().0, ByteCount(LEAST));
+    drop(share);
+    assert_eq!(turns.counts().0, ByteCount(0));
+}
+
 /// One that asks for much is not passed over for ever by who asks for little.
 #[test]
 fn a_large_message_gets_its_turn() {
