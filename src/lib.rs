@@ -65,6 +65,7 @@
 //! | `ProtectionServer` | stands over a vault: replicas, recovery points, retention, recovery |
 //! | `DedupStore` | the vault: deduplicated, compressed, sealed, on any object store |
 //! | `TcpServer`, `TcpClient` | the server's faces over TCP and TLS |
+//! | `Roster` | who was enrolled as agent or operator, and what is taken back |
 //! | `FileSource`, `FileTarget` | disk images and block devices, to protect and to restore to |
 //! | [`RecoveryPoint`] | an immutable state of a replica, and what it cost |
 //! | [`RetentionPolicy`] | which points to keep |
@@ -82,6 +83,7 @@
 //! | `source-nbd` | yes | `NbdServer`, which gives images to what speaks NBD; `NbdSource`, which reads them from it |
 //! | `tcp` | yes | `TcpClient` and `TcpServer`: agents and server on different machines, over TLS |
 //! | `local-time` | yes | `SystemLocalTime`: limits of bandwidth by the host's time zone |
+//! | `enroll` | yes | `Roster`, `JoinToken` and `join`: an authority of the server's own, and who may take part |
 //! | `aws`, `azure`, `gcp` | no | vaults on these object stores |
 //! | `conformance` | no | the suites that hold an implementation of a seam to its contract |
 //! | `memory` | no | in-memory references of the seams, and wrappers that inject faults |
@@ -124,6 +126,11 @@ pub use backstop_transport_tcp::{
     Peer, SynchronizationStatus, TcpClient, TcpClientBuilder, TcpServer, TcpServerBuilder,
     TcpServerHandle, TcpServerSettings, TlsAuthority, TlsIdentity, TransportStatus, WaitingStatus,
     Weekday,
+};
+#[cfg(feature = "enroll")]
+pub use backstop_transport_tcp::{
+    CertificateAuthority, Enrolled, Enrolment, Issued, IssuedCertificate, JoinToken, Joined, Joins,
+    Roster, join,
 };
 
 #[cfg(feature = "local-time")]

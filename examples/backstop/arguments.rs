@@ -9,6 +9,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::care_arguments::{
     CollectArguments, ExpireArguments, FoldArguments, RebuildArguments, VerifyArguments,
 };
+use crate::enroll_arguments::EnrollCommand;
 use crate::guard_arguments::{ApprovalCommand, InitArguments, OperatorCommand, ProtectionCommand};
 use crate::image_format::ImageFormat;
 use crate::other::{OtherVault, ReplicateArguments};
@@ -38,6 +39,7 @@ Exit codes:
    13  it exists already and was not touched
    14  something changed meanwhile: look again; the image changed: protect a snapshot of it
    15  blocks of the source can't be read; after `protect` and `check` the rest is protected
+   16  this is not permitted: a certificate or token does not count, or was revoked
    70  a defect of this program
   130  interrupted; nothing half-made is visible
 ";
@@ -167,6 +169,9 @@ pub enum Command {
     Status(ServerArguments),
     /// Make a recovery point of an image of another format: everything, or what differs
     Import(ImportArguments),
+    /// Decide which hosts may be agents, and become one; takes no vault
+    #[command(subcommand)]
+    Enroll(EnrollCommand),
     /// List the protected sources
     Sources,
     /// List the recovery points of a source, oldest first
@@ -285,9 +290,9 @@ impl Command {
         )
     }
 
-    /// Whether the vault is another process's.
+    /// Whether it has nothing to do with a vault here.
     fn is_elsewhere(&self) -> bool {
-        matches!(self, Self::Agent(_) | Self::Status(_))
+        matches!(self, Self::Agent(_) | Self::Enroll(_) | Self::Status(_))
     }
 
     /// Whether it writes to a vault that is there, which takes owning it.

@@ -80,6 +80,7 @@ pub fn exit_code(kind: ErrorKind) -> u8 {
         ErrorKind::AlreadyExists => 13,
         ErrorKind::Conflict => 14,
         ErrorKind::Unreadable => 15,
+        ErrorKind::Forbidden => 16,
         ErrorKind::Cancelled => 130,
         // Internal errors, and kinds that were added since.
         _ => 70,
@@ -101,6 +102,7 @@ pub fn kind_word(kind: ErrorKind) -> &'static str {
         ErrorKind::AlreadyExists => "already-exists",
         ErrorKind::Conflict => "conflict",
         ErrorKind::Unreadable => "unreadable",
+        ErrorKind::Forbidden => "forbidden",
         ErrorKind::Cancelled => "interrupted",
         _ => "internal",
     }

@@ -14,6 +14,8 @@ mod credential;
 mod defect;
 mod diff;
 mod ending;
+mod enroll;
+mod enroll_arguments;
 mod expire;
 mod export;
 mod fold;
@@ -124,6 +126,7 @@ fn run(arguments: &Arguments, output: Output) -> Ending {
             let rebuilding = rebuild::rebuild(how, &arguments.vault, cpu.clone(), output);
             runtime.block_on(rebuilding)
         }
+        Command::Enroll(command) => runtime.block_on(enroll::enroll(command, output)),
         Command::Serve(how) => {
             runtime.block_on(serve::serve(how, &arguments.vault, cpu.clone(), output))
         }
@@ -160,6 +163,7 @@ async fn command(
         | Command::Serve(_)
         | Command::Agent(_)
         | Command::Status(_)
+        | Command::Enroll(_)
         | Command::Replicate(_)
         | Command::Compare(_)
         | Command::Heal(_)

@@ -33,6 +33,11 @@ impl Stops {
     }
 }
 
+/// Being told to read again what was read at the start.
+pub fn reload() -> Result<Signal> {
+    listen(SignalKind::hangup())
+}
+
 /// Being told to do now what is done now and then.
 pub fn now() -> Result<Signal> {
     listen(SignalKind::user_defined1())

@@ -13,9 +13,18 @@ pub struct ServeArguments {
     /// The address for agents; port 0 for any that is free, which is told
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: String,
-    /// A folder with authority.pem, identity.pem and identity.key
-    #[arg(long, value_name = "FOLDER")]
-    pub certificates: PathBuf,
+    /// Who may take part, as `enroll init` made it: agents join, and what is revoked ends at once
+    #[arg(
+        long,
+        env = "BACKSTOP_ROSTER",
+        value_name = "FOLDER",
+        required_unless_present = "certificates"
+    )]
+    pub roster: Option<PathBuf>,
+    /// Instead of a roster, a folder with authority.pem, identity.pem and identity.key: whoever has a
+    /// certificate of that authority takes part
+    #[arg(long, value_name = "FOLDER", conflicts_with = "roster")]
+    pub certificates: Option<PathBuf>,
     /// Give metrics to Prometheus over HTTP on this address
     #[arg(long, value_name = "HOST:PORT")]
     pub metrics: Option<SocketAddr>,

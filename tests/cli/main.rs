@@ -11,6 +11,7 @@ mod bad_input;
 mod cost;
 mod damage;
 mod disks;
+mod enroll;
 mod exchange;
 mod inside;
 mod keys;

@@ -82,6 +82,12 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    pub(crate) fn of(server: TcpServer) -> Self {
+        let address = server.address().unwrap();
+        let task = tokio::spawn(server.run());
+        Self { address, task }
+    }
+
     /// Ends it as a crash would: connections break.
     pub(crate) async fn stop(mut self) {
         self.task.abort();
@@ -102,13 +108,7 @@ pub(crate) async fn serve(
     address: &str,
 ) -> Running {
     let builder = TcpServer::builder(signer.server(), signer.authority()).with_gate(gate);
-    run(builder.listen(address, service).await.unwrap())
-}
-
-fn run(server: TcpServer) -> Running {
-    let address = server.address().unwrap();
-    let task = tokio::spawn(server.run());
-    Running { address, task }
+    Running::of(builder.listen(address, service).await.unwrap())
 }
 
 /// A server that gives back too, each agent what bears its name.
@@ -119,7 +119,7 @@ pub(crate) async fn serve_recovery(
     address: &str,
 ) -> Running {
     let builder = TcpServer::builder(signer.server(), signer.authority()).with_recovery(recovery);
-    run(builder.listen(address, service).await.unwrap())
+    Running::of(builder.listen(address, service).await.unwrap())
 }
 
 /// A server on a free port of loopback that lets agents have what bears their name.
@@ -132,10 +132,12 @@ pub(crate) async fn serve_all(signer: &Signer, server: &ProtectionServer) -> Run
     let builder = TcpServer::builder(signer.server(), signer.authority())
         .with_recovery(server.recovery_service())
         .with_access(server.access_service());
-    run(builder
-        .listen("127.0.0.1:0", server.service())
-        .await
-        .unwrap())
+    Running::of(
+        builder
+            .listen("127.0.0.1:0", server.service())
+            .await
+            .unwrap(),
+    )
 }
 
 pub(crate) fn client(signer: &Signer, identity: &TlsIdentity, address: SocketAddr) -> TcpClient {

@@ -11,6 +11,7 @@ mod conformance;
 mod harm;
 mod hostile;
 mod images;
+mod join;
 mod lab;
 mod protect;
 mod reconnect;

@@ -1,5 +1,7 @@
 //! Who was let do what for a while, and who did what.
 
+use std::fmt;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +18,15 @@ pub enum Role {
     Agent,
     /// Looks after the vault.
     Operator,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Agent => "agent",
+            Self::Operator => "operator",
+        })
+    }
 }
 
 /// Who did something, as a certificate told it.

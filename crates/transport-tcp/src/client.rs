@@ -11,7 +11,7 @@ mod recovery;
 mod remote;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use backstop_core::{
@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use crate::bandwidth::limiter::Limiter;
 use crate::status::TransportStatus;
 use crate::timer;
-use crate::tls::{TlsAuthority, TlsIdentity};
+use crate::tls::{self, TlsAuthority, TlsIdentity};
 use crate::wire::Call;
 use crate::wire::control::{
     self, Begin, Beginning, Committed, ReplicaAnswer, ReplicaQuestion, decode, encode,
@@ -62,7 +62,7 @@ pub struct TcpClient {
 
 struct Shared {
     addresses: Vec<String>,
-    tls: Arc<ClientConfig>,
+    tls: std::sync::Mutex<Arc<ClientConfig>>,
     limiter: Option<Arc<Limiter>>,
     current: Mutex<Current>,
 }
@@ -82,6 +82,12 @@ struct Failure {
     sentence: String,
     /// When it is tried again.
     until: Instant,
+}
+
+impl Shared {
+    fn tls(&self) -> MutexGuard<'_, Arc<ClientConfig>> {
+        self.tls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl TcpClient {
@@ -113,6 +119,17 @@ impl TcpClient {
     pub fn with_cpu_pool(mut self, cpu: CpuPool) -> Self {
         self.cpu = cpu;
         self
+    }
+
+    /// Shows this certificate and trusts this authority from the next connection
+    /// on, for all clones. One that is open goes on as it is.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for certificates that can't be
+    /// used; then nothing changes.
+    pub fn set_identity(&self, identity: &TlsIdentity, authority: &TlsAuthority) -> Result<()> {
+        *self.shared.tls() = tls::client(identity, authority)?;
+        Ok(())
     }
 
     /// The connection of now, or a new one.
@@ -176,7 +193,7 @@ impl Shared {
         for turn in 0..self.addresses.len() {
             let at = (from + turn) % self.addresses.len();
             let address = &self.addresses[at];
-            let opening = Connection::open(address, Arc::clone(&self.tls), self.limiter.clone());
+            let opening = Connection::open(address, Arc::clone(&self.tls()), self.limiter.clone());
             match opening.await {
                 Ok(connection) => return Ok((connection, at)),
                 Err(error) => {

@@ -10,6 +10,9 @@
 //! whose images are read over the wire. Calls share one connection (HTTP/2), each a stream of its own, so that
 //! what is short waits for nothing that is long.
 //!
+//! With the feature `enroll`, a [`Roster`] keeps an authority of the server's own
+//! and who was enrolled; a machine [`join`]s with a token that works once.
+//!
 //! docs/wire.md specifies what goes over the wire.
 //!
 //! # A narrow line
@@ -46,6 +49,8 @@
 mod bandwidth;
 mod body;
 mod client;
+#[cfg(feature = "enroll")]
+mod enroll;
 mod failure;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -64,6 +69,11 @@ pub use backstop_core::Role;
 pub use bandwidth::SystemLocalTime;
 pub use bandwidth::{BandwidthRule, BandwidthSchedule, FixedOffset, LocalTime, Weekday};
 pub use client::{TcpClient, TcpClientBuilder};
+#[cfg(feature = "enroll")]
+pub use enroll::{
+    CertificateAuthority, Enrolled, Enrolment, Issued, IssuedCertificate, JoinToken, Joined, Joins,
+    Roster, join,
+};
 pub use gate::{Gate, OwnSources};
 pub use server::{TcpServer, TcpServerBuilder, TcpServerHandle, TcpServerSettings};
 pub use status::{ConnectionStatus, SynchronizationStatus, TransportStatus, WaitingStatus};

@@ -4,6 +4,7 @@
 mod access;
 mod admission;
 mod answers;
+mod arrival;
 mod connection;
 mod connections;
 #[cfg(feature = "fuzzing")]
@@ -11,29 +12,32 @@ pub(crate) mod fuzzed;
 mod images;
 mod recovery;
 mod session;
+mod shown;
 mod turns;
 mod windows;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backstop_core::{
     AccessService, ByteCount, Clock, Codecs, CpuPool, Error, ErrorKind, ProtectionService,
     RecoveryService, Result, SystemClock,
 };
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+#[cfg(feature = "enroll")]
+use crate::enroll::{Door, Joins};
 use crate::gate::{Gate, OwnSources};
 use crate::status::{TransportStatus, WaitingStatus};
-use crate::tls::{self, TlsAuthority, TlsIdentity};
+use crate::tls::{TlsAuthority, TlsIdentity};
 use admission::Admission;
-use connection::Connection;
+use arrival::Arrival;
 use connections::Connections;
+use shown::Shown;
 use turns::Turns;
 use windows::Windows;
 
@@ -73,6 +77,8 @@ pub struct TcpServerBuilder {
     cpu: CpuPool,
     clock: Arc<dyn Clock>,
     settings: TcpServerSettings,
+    #[cfg(feature = "enroll")]
+    joins: Option<Arc<dyn Joins>>,
 }
 
 impl fmt::Debug for TcpServerBuilder {
@@ -102,6 +108,16 @@ impl TcpServerBuilder {
     #[must_use]
     pub fn with_access(mut self, access: Arc<dyn AccessService>) -> Self {
         self.access = Some(access);
+        self
+    }
+
+    /// Lets those join over the same port whom this lets in. Without it nobody
+    /// joins. What `agents` of [`TcpServer::builder`] trusts has to have signed the
+    /// server's certificate too.
+    #[cfg(feature = "enroll")]
+    #[must_use]
+    pub fn with_joins(mut self, joins: Arc<dyn Joins>) -> Self {
+        self.joins = Some(joins);
         self
     }
 
@@ -146,10 +162,21 @@ impl TcpServerBuilder {
         address: &str,
         service: Arc<dyn ProtectionService>,
     ) -> Result<TcpServer> {
-        let tls = tls::server(&self.identity, &self.agents)?;
-        let mut shared = Shared::new(service, self.gate, self.cpu, self.clock, self.settings, tls)?;
+        let shown = Shown::new(&self.identity, &self.agents)?;
+        let mut shared = Shared::new(
+            service,
+            self.gate,
+            self.cpu,
+            self.clock,
+            self.settings,
+            shown,
+        )?;
         shared.recovery = self.recovery;
         shared.access = self.access;
+        #[cfg(feature = "enroll")]
+        {
+            shared.door = self.joins.map(Door::new);
+        }
         let listener = TcpListener::bind(address).await.map_err(|error| {
             Error::unavailable(format!("can't listen on {address}")).with_source(error)
         })?;
@@ -174,7 +201,9 @@ struct Shared {
     connections: Arc<Connections>,
     windows: Arc<Windows>,
     clock: Arc<dyn Clock>,
-    tls: Mutex<Arc<ServerConfig>>,
+    shown: Shown,
+    #[cfg(feature = "enroll")]
+    door: Option<Door>,
     begun: Mutex<answers::Begun>,
     stage: watch::Sender<Stage>,
 }
@@ -195,7 +224,7 @@ impl Shared {
         cpu: CpuPool,
         clock: Arc<dyn Clock>,
         settings: TcpServerSettings,
-        tls: Arc<ServerConfig>,
+        shown: Shown,
     ) -> Result<Self> {
         Ok(Self {
             service,
@@ -210,7 +239,9 @@ impl Shared {
             connections: Arc::default(),
             windows: Arc::default(),
             clock,
-            tls: Mutex::new(tls),
+            shown,
+            #[cfg(feature = "enroll")]
+            door: None,
             begun: Mutex::default(),
             stage: watch::Sender::new(Stage::Open),
         })
@@ -236,7 +267,8 @@ impl Shared {
     }
 }
 
-/// A hold of a server that runs, to look at it and to stop it. Cheap to clone.
+/// A hold of a server that runs, to look at it, to change its certificates and to
+/// stop it. Cheap to clone.
 #[derive(Clone)]
 pub struct TcpServerHandle {
     shared: Arc<Shared>,
@@ -254,6 +286,17 @@ impl TcpServerHandle {
     /// What the server is doing.
     pub fn status(&self) -> TransportStatus {
         self.shared.status()
+    }
+
+    /// Shows this certificate and trusts this authority on connections that come
+    /// from now on. Those that are open go on, whoever signed for them; a
+    /// [`Gate`] ends those that shall not.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for certificates that can't be
+    /// used; then nothing changes.
+    pub fn reload(&self, identity: &TlsIdentity, agents: &TlsAuthority) -> Result<()> {
+        self.shared.shown.change(identity, agents)
     }
 
     /// Has the server begin nothing new, lets synchronizations that are under way
@@ -302,6 +345,8 @@ impl TcpServer {
             cpu: CpuPool::default(),
             clock: Arc::new(SystemClock),
             settings: TcpServerSettings::default(),
+            #[cfg(feature = "enroll")]
+            joins: None,
         }
     }
 
@@ -362,14 +407,19 @@ impl TcpServer {
 const PAUSE: Duration = Duration::from_millis(100);
 
 async fn serve(shared: Arc<Shared>, stream: TcpStream, from: SocketAddr) {
-    let tls = Arc::clone(&shared.tls.lock().unwrap_or_else(PoisonError::into_inner));
-    match Connection::accept(shared, tls, stream, from).await {
-        Ok(connection) => {
+    match arrival::accept(&shared, stream, from).await {
+        Ok(Arrival::Calls(connection)) => {
             let peer = connection.peer().clone();
             tracing::info!(%peer, %from, "connected");
             match connection.run().await {
                 Ok(()) => tracing::info!(%peer, %from, "the connection was closed"),
                 Err(error) => tracing::info!(%peer, %from, %error, "the connection ended"),
+            }
+        }
+        #[cfg(feature = "enroll")]
+        Ok(Arrival::Joins(start, tls)) => {
+            if let Some(door) = &shared.door {
+                door.serve(*start, tls, from).await;
             }
         }
         Err(error) if error.kind() == ErrorKind::Forbidden => {

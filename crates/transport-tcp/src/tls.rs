@@ -56,6 +56,8 @@ impl Clone for TlsIdentity {
 #[derive(Clone, Debug)]
 pub struct TlsAuthority {
     roots: Arc<RootCertStore>,
+    #[cfg(feature = "enroll")]
+    certificates: Vec<CertificateDer<'static>>,
 }
 
 impl TlsAuthority {
@@ -66,13 +68,16 @@ impl TlsAuthority {
     /// or one can't be read.
     pub fn from_pem(certificates_pem: &[u8]) -> Result<Self> {
         let what = "the authority's certificate";
+        let certificates = certificates(what, certificates_pem)?;
         let mut roots = RootCertStore::empty();
-        for certificate in certificates(what, certificates_pem)? {
-            let added = roots.add(certificate);
+        for certificate in &certificates {
+            let added = roots.add(certificate.clone());
             added.map_err(|error| unreadable(what, error))?;
         }
         Ok(Self {
             roots: Arc::new(roots),
+            #[cfg(feature = "enroll")]
+            certificates,
         })
     }
 }
@@ -81,7 +86,7 @@ fn unreadable(what: &str, error: impl std::error::Error + Send + Sync + 'static)
     Error::invalid_input(format!("{what} can't be read")).with_source(error)
 }
 
-fn certificates(what: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
+pub(crate) fn certificates(what: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
     let read = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
     let read = read.map_err(|error| unreadable(what, error))?;
     if read.is_empty() {
@@ -90,7 +95,7 @@ fn certificates(what: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> 
     Ok(read)
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
@@ -110,6 +115,32 @@ pub(crate) fn server(identity: &TlsIdentity, clients: &TlsAuthority) -> Result<A
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
     // Who comes again shows its certificate again, so that one that was revoked
     // is seen; and nothing is kept of who is gone.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// What a server answers with who joins: nobody is asked for a certificate, and
+/// the authority's is shown, by which the server is known.
+#[cfg(feature = "enroll")]
+pub(crate) fn joining(
+    identity: &TlsIdentity,
+    authority: &TlsAuthority,
+) -> Result<Arc<ServerConfig>> {
+    let mut chain = identity.chain.clone();
+    for certificate in &authority.certificates {
+        if !chain.contains(certificate) {
+            chain.push(certificate.clone());
+        }
+    }
+    let builder = ServerConfig::builder_with_provider(provider());
+    let mut config = builder
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|error| unreadable("TLS 1.3", error))?
+        .with_no_client_auth()
+        .with_single_cert(chain, identity.key.clone_key())
+        .map_err(|error| unreadable("the server's certificate", error))?;
+    config.alpn_protocols = vec![crate::enroll::PROTOCOL.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
@@ -156,11 +187,7 @@ impl From<&Peer> for Actor {
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let role = match self.role {
-            Role::Agent => "agent",
-            Role::Operator => "operator",
-        };
-        write!(f, "{role} {}", self.name)
+        write!(f, "{} {}", self.role, self.name)
     }
 }
 

@@ -86,7 +86,7 @@ impl TcpClientBuilder {
             .map(|(schedule, local)| Arc::new(Limiter::new(schedule, local, clock)));
         let shared = Shared {
             addresses: self.addresses,
-            tls,
+            tls: std::sync::Mutex::new(tls),
             limiter,
             current: Mutex::new(Current {
                 connection: None,

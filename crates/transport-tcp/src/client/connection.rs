@@ -157,7 +157,11 @@ impl Connection {
             .send_request(request, message.is_empty())
             .map_err(broken)?;
         if !message.is_empty() {
-            sending.send_data(message, true).map_err(broken)?;
+            // One that refuses may have answered, and ended the stream, before it
+            // was told all: then its answer counts.
+            if let Err(error) = sending.send_data(message, true) {
+                tracing::debug!(peer = self.peer, %error, "not all was sent");
+            }
         }
         let response = response.await.map_err(broken)?;
         let status = response.status();

@@ -10,11 +10,8 @@ use futures::future::OptionFuture;
 use h2::RecvStream;
 use h2::server::{Builder, SendResponse};
 use http::{Request, Response, StatusCode, header};
-use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::Shared;
@@ -26,7 +23,7 @@ use crate::wire::control::{Failure, encode};
 use crate::wire::{Asked, VERSION};
 use crate::{body, failure, heartbeat, limits};
 
-/// How long the handshakes may take.
+/// How long one who is refused may take to read why.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) struct Connection {
@@ -35,33 +32,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Finds out who is there.
+    /// Finds out who is there, once the handshake of TLS is done.
     pub(super) async fn accept(
         shared: Arc<Shared>,
-        tls: Arc<ServerConfig>,
-        stream: TcpStream,
+        stream: TlsStream<TcpStream>,
         from: SocketAddr,
     ) -> Result<Self> {
-        let accepting = timeout(PATIENCE, Self::accept_now(shared, tls, stream, from)).await;
-        accepting.unwrap_or_else(|_| {
-            Err(Error::unavailable(format!(
-                "the handshake has not ended within {PATIENCE:?}"
-            )))
-        })
-    }
-
-    async fn accept_now(
-        shared: Arc<Shared>,
-        tls: Arc<ServerConfig>,
-        stream: TcpStream,
-        from: SocketAddr,
-    ) -> Result<Self> {
-        let broken = |error| failure::broken("a new peer", error);
-        stream.set_nodelay(true).map_err(broken)?;
-        let stream = TlsAcceptor::from(tls).accept(stream).await;
-        let stream = stream.map_err(|error| {
-            Error::new(ErrorKind::Forbidden, "the TLS handshake failed").with_source(error)
-        })?;
         let peer = Peer::of(stream.get_ref().1.peer_certificates())
             .map_err(|error| Error::new(ErrorKind::Forbidden, error.to_string()))?;
         shared.gate.may_connect(&peer)?;

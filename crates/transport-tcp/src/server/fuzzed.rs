@@ -11,6 +11,7 @@ use rustls::server::ResolvesServerCertUsingSni;
 
 use super::answers::answer;
 use super::session::Caller;
+use super::shown::Shown;
 use super::{Shared, TcpServerSettings};
 use crate::gate::Gate;
 use crate::tls::Peer;
@@ -35,7 +36,14 @@ impl Fuzzed {
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new()));
         let settings = TcpServerSettings::default();
-        let shared = Shared::new(service, gate, cpu, clock, settings, Arc::new(tls))?;
+        let shared = Shared::new(
+            service,
+            gate,
+            cpu,
+            clock,
+            settings,
+            Shown::of(Arc::new(tls)),
+        )?;
         Ok(Self(Arc::new(Caller::new(Arc::new(shared), peer, from))))
     }
 
