@@ -160,12 +160,12 @@ async fn confirm(id: &str, signer: &Signer, vault: &DedupStore, output: Output) 
 async fn guarded(action: &ActionCommand, server: &ProtectionServer) -> Result<GuardedAction> {
     Ok(match action {
         ActionCommand::LiftHold { point, reason } => GuardedAction::LiftMarks {
-            point: point.find(server).await?.id,
+            point: point.find(&*server.recovery_service()).await?.id,
             pinned: false,
             holds: BTreeSet::from([reason.clone()]),
         },
         ActionCommand::Unpin { point } => GuardedAction::LiftMarks {
-            point: point.find(server).await?.id,
+            point: point.find(&*server.recovery_service()).await?.id,
             pinned: true,
             holds: BTreeSet::new(),
         },

@@ -14,7 +14,7 @@ use crate::guard_arguments::{ApprovalCommand, InitArguments, OperatorCommand, Pr
 use crate::image_format::ImageFormat;
 use crate::other::{OtherVault, ReplicateArguments};
 use crate::point_reference::PointReference;
-use crate::wire_arguments::{AgentArguments, ServeArguments, ServerArguments};
+use crate::wire_arguments::{AccessCommand, AgentArguments, ServeArguments, ServerArguments};
 
 const ABOUT: &str =
     "Keeps replicas of disk images in a vault, makes recovery points, brings any of them back";
@@ -165,8 +165,11 @@ pub enum Command {
     Serve(ServeArguments),
     /// Protect images of this host at a protection server: everything, what differs, or the changed extents
     Agent(AgentArguments),
-    /// Tell what a protection server is doing; for operators
+    /// Tell what a protection server is doing, and how old the newest points are; for operators
     Status(ServerArguments),
+    /// Let agents recover what is not theirs, and see who did what; for operators
+    #[command(subcommand)]
+    Access(AccessCommand),
     /// Make a recovery point of an image of another format: everything, or what differs
     Import(ImportArguments),
     /// Decide which hosts may be agents, and become one; takes no vault
@@ -292,7 +295,11 @@ impl Command {
 
     /// Whether it has nothing to do with a vault here.
     fn is_elsewhere(&self) -> bool {
-        matches!(self, Self::Agent(_) | Self::Enroll(_) | Self::Status(_))
+        match self {
+            Self::Agent(_) | Self::Access(_) | Self::Enroll(_) | Self::Status(_) => true,
+            Self::Restore(arguments) => arguments.server().is_some(),
+            _ => false,
+        }
     }
 
     /// Whether it writes to a vault that is there, which takes owning it.
@@ -397,6 +404,12 @@ pub struct ImportArguments {
 pub struct RestoreArguments {
     /// The recovery point
     pub point: PointReference,
+    /// The protection server that has it, if the vault is not opened here; several are tried in turn
+    #[arg(long = "server", value_name = "HOST:PORT", requires = "certificates")]
+    pub servers: Vec<String>,
+    /// To the server: a folder with authority.pem, identity.pem and identity.key
+    #[arg(long, value_name = "FOLDER", requires = "servers")]
+    pub certificates: Option<PathBuf>,
     /// The image to make, or a block device (with --overwrite)
     #[arg(long, value_name = "PATH")]
     pub to: PathBuf,
@@ -406,6 +419,16 @@ pub struct RestoreArguments {
     /// Don't wait until the image is on the disk: a power loss soon after may take it back
     #[arg(long)]
     pub no_sync: bool,
+}
+
+impl RestoreArguments {
+    /// How the protection server is reached, if it is one elsewhere.
+    pub fn server(&self) -> Option<ServerArguments> {
+        Some(ServerArguments {
+            servers: self.servers.clone(),
+            certificates: self.certificates.clone()?,
+        })
+    }
 }
 
 /// What to bring out, and as what.

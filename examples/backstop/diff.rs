@@ -21,7 +21,10 @@ pub async fn diff(
     server: &ProtectionServer,
     output: Output,
 ) -> Ending {
-    let (from, to) = (from.find(server).await?, to.find(server).await?);
+    let (from, to) = (
+        from.find(&*server.recovery_service()).await?,
+        to.find(&*server.recovery_service()).await?,
+    );
     let disk = StreamName::disk();
     let mut ranges = server.compare((from.id, &disk), (to.id, &disk)).await?;
     let mut list = List::new(output);

@@ -47,7 +47,7 @@ pub async fn export(
     server: &ProtectionServer,
     output: Output,
 ) -> Ending {
-    let point = arguments.point.find(server).await?;
+    let point = arguments.point.find(&*server.recovery_service()).await?;
     let stream = stream(&point, arguments.stream.as_deref())?;
     let image = server.open_stream(point.id, &stream).await?;
     let draft = if arguments.overwrite {

@@ -3,6 +3,7 @@
 //! arguments, tables, JSON and exit codes.
 #![allow(unreachable_pub, reason = "a program: nobody else reaches its modules")]
 
+mod access;
 mod approval;
 mod arguments;
 mod care_arguments;
@@ -132,6 +133,10 @@ fn run(arguments: &Arguments, output: Output) -> Ending {
         }
         Command::Agent(how) => runtime.block_on(remote_agent::agent(how, &cpu, output)),
         Command::Status(how) => runtime.block_on(status::status(how, output)),
+        Command::Access(command) => runtime.block_on(access::access(command, output)),
+        Command::Restore(how) if let Some(server) = how.server() => {
+            runtime.block_on(restore::restore_from(&server, how, cpu.clone(), output))
+        }
         command => {
             let opening = (access(command), arguments.usage);
             runtime.block_on(with_vault(&arguments.vault, opening, cpu.clone(), work))
@@ -162,6 +167,7 @@ async fn command(
         | Command::Rebuild(_)
         | Command::Serve(_)
         | Command::Agent(_)
+        | Command::Access(_)
         | Command::Status(_)
         | Command::Enroll(_)
         | Command::Replicate(_)
@@ -189,7 +195,9 @@ async fn command(
         }
         Command::Undo { points } => protection::undo(points, server, output).await,
         Command::Stats(_) => listing::stats(server, output).await,
-        Command::Restore(arguments) => restore::restore(arguments, server, output).await,
+        Command::Restore(arguments) => {
+            restore::restore(arguments, &*server.recovery_service(), output).await
+        }
         Command::Export(arguments) => export::export(arguments, server, output).await,
         Command::Diff { from, to } => diff::diff(from, to, server, output).await,
         Command::Expire(arguments) => expire::expire(arguments, server, output).await,

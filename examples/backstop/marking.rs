@@ -29,7 +29,7 @@ pub async fn mark(
     server: &ProtectionServer,
     output: Output,
 ) -> Ending {
-    let id = point.find(server).await?.id;
+    let id = point.find(&*server.recovery_service()).await?.id;
     match mark {
         Mark::Pin => server.pin(id).await?,
         Mark::Unpin => server.unpin(id).await?,

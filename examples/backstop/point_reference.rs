@@ -3,7 +3,9 @@
 use std::convert::Infallible;
 use std::str::FromStr;
 
-use backstop::{Error, PointId, ProtectionServer, RecoveryPoint, Result, SourceName};
+use backstop::{
+    Error, PointId, ProtectionServer, RecoveryPoint, RecoveryService, Result, SourceName,
+};
 
 /// The fewest digits of an id that name a point.
 const FEWEST_DIGITS: usize = 4;
@@ -22,7 +24,7 @@ impl FromStr for PointReference {
 
 impl PointReference {
     /// Finds the point that is meant.
-    pub async fn find(&self, server: &ProtectionServer) -> Result<RecoveryPoint> {
+    pub async fn find(&self, server: &dyn RecoveryService) -> Result<RecoveryPoint> {
         let text = self.0.as_str();
         if let Some(name) = text.strip_suffix("@latest") {
             return newest(server, &SourceName::new(name)?).await;
@@ -66,7 +68,7 @@ impl PointReference {
         Ok(text.to_ascii_lowercase())
     }
 
-    async fn by_prefix(&self, server: &ProtectionServer, digits: &str) -> Result<RecoveryPoint> {
+    async fn by_prefix(&self, server: &dyn RecoveryService, digits: &str) -> Result<RecoveryPoint> {
         let mut points = Vec::new();
         for replica in server.sources().await? {
             let of_source = server.points(&replica.source).await?;
@@ -98,15 +100,9 @@ fn only(points: Vec<RecoveryPoint>, digits: &str) -> Result<Option<RecoveryPoint
     Ok(found)
 }
 
-async fn newest(server: &ProtectionServer, source: &SourceName) -> Result<RecoveryPoint> {
-    match server
-        .source(source)
-        .await?
-        .and_then(|replica| replica.head)
-    {
-        Some(head) => server.point(head).await,
-        None => Err(unknown_source(source)),
-    }
+async fn newest(server: &dyn RecoveryService, source: &SourceName) -> Result<RecoveryPoint> {
+    let newest = server.points(source).await?.pop();
+    newest.ok_or_else(|| unknown_source(source))
 }
 
 /// The error for a source that was never protected.

@@ -96,7 +96,7 @@ async fn changes(
     };
     let extents = read_extents_file(path).await?;
     let base = match &arguments.base {
-        Some(base) => Some(base.find(server).await?.id),
+        Some(base) => Some(base.find(&*server.recovery_service()).await?.id),
         None => server
             .source(source)
             .await?

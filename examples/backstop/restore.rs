@@ -4,17 +4,20 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use backstop::{
-    ByteCount, FileTarget, PointId, ProtectionServer, RestoreOptions, RestoreReport, Result,
-    SourceName, Unlisted,
+    ByteCount, CpuPool, Error, FileTarget, PointId, RecoveryService, RestoreOptions, RestoreReport,
+    Result, SourceName, Unlisted, restore_image,
 };
 use serde::Serialize;
 
 use crate::arguments::RestoreArguments;
+use crate::certificates::client;
 use crate::ending::{Ending, Verdict};
+use crate::interrupt::unless_interrupted;
 use crate::output::{Output, warn};
 use crate::progress::Watch;
 use crate::report::{RangeReport, amount, short};
 use crate::table::{Align, Table};
+use crate::wire_arguments::ServerArguments;
 
 #[derive(Debug, Serialize)]
 struct Restored {
@@ -30,19 +33,37 @@ struct Restored {
     ranges_unlisted: u64,
 }
 
+/// Restores a point of a protection server elsewhere.
+pub async fn restore_from(
+    server: &ServerArguments,
+    arguments: &RestoreArguments,
+    cpu: CpuPool,
+    output: Output,
+) -> Ending {
+    let client = client(server)?.build()?.with_cpu_pool(cpu);
+    unless_interrupted(restore(arguments, &client, output)).await?
+}
+
 /// Restores a point to a new file, in the place of one, or to a device.
 pub async fn restore(
     arguments: &RestoreArguments,
-    server: &ProtectionServer,
+    service: &dyn RecoveryService,
     output: Output,
 ) -> Ending {
-    let point = arguments.point.find(server).await?;
+    let point = arguments.point.find(service).await?;
+    let opened = service.open(point.id).await?;
+    let ([summary], [image]) = (&*opened.point.streams, &*opened.images) else {
+        let sentence = format!(
+            "recovery point {} has several images; export them",
+            point.id
+        );
+        return Err(Error::invalid_input(sentence).into());
+    };
     let target = target(arguments).await?.with_sync(!arguments.no_sync);
     let watch = Watch::new("restoring", output);
     let options = RestoreOptions::default();
-    let report = server
-        .restore_with(point.id, None, &target, options, &watch)
-        .await;
+    let from = (point.id, &summary.name);
+    let report = restore_image(from, &**image, &target, options, &watch).await;
     watch.finish();
     let report = report?;
     let missing = report.missing_bytes();

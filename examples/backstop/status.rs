@@ -1,7 +1,10 @@
 //! `status`: what a protection server is doing.
 
-use backstop::{ByteCount, TransportStatus};
+use std::time::Duration;
+
+use backstop::{ByteCount, RecoveryService, ReplicaState, SourceStatus, TransportStatus};
 use indicatif::BinaryBytes;
+use serde::Serialize;
 
 use crate::certificates::client;
 use crate::ending::{Ending, Verdict};
@@ -9,11 +12,65 @@ use crate::output::Output;
 use crate::table::{Align, Table};
 use crate::wire_arguments::ServerArguments;
 
-/// Tells who is connected, what is synchronized, and who waits.
+#[derive(Debug, Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    status: &'a TransportStatus,
+    sources: Vec<SourceAge>,
+}
+
+/// A source, and what would be lost if it were lost now.
+#[derive(Debug, Serialize)]
+struct SourceAge {
+    #[serde(flatten)]
+    source: SourceStatus,
+    /// Of the newest point, in seconds.
+    age: Option<u64>,
+}
+
+/// Tells what is protected and how old the newest points are, who is connected,
+/// what is synchronized, and who waits.
 pub async fn status(arguments: &ServerArguments, output: Output) -> Ending {
-    let status = client(arguments)?.build()?.status().await?;
-    output.print(&status, tables(&status))?;
+    let client = client(arguments)?.build()?;
+    let (status, sources) = (client.status().await?, client.sources().await?);
+    let sources = sources.into_iter().map(|source| SourceAge {
+        age: source
+            .newest
+            .map(|newest| status.at.since(newest.time).as_secs()),
+        source,
+    });
+    let told = Told {
+        status: &status,
+        sources: sources.collect(),
+    };
+    let text = format!("{}\n{}", ages(&told.sources), tables(&status));
+    output.print(&told, text)?;
     Ok(Verdict::Done)
+}
+
+fn ages(sources: &[SourceAge]) -> Table {
+    let mut table = Table::new(&[
+        ("source", Align::Left),
+        ("state", Align::Left),
+        ("newest point", Align::Left),
+        ("age", Align::Right),
+    ]);
+    for SourceAge { source, age } in sources {
+        let state = match source.state {
+            ReplicaState::Pending => "pending",
+            ReplicaState::Consistent => "consistent",
+            ReplicaState::Inconsistent { .. } => "inconsistent",
+        };
+        let newest = source.newest.map(|newest| newest.time.to_string());
+        let age = age.map(|age| humantime::format_duration(Duration::from_secs(age)).to_string());
+        table.row(vec![
+            source.source.to_string(),
+            state.to_owned(),
+            newest.unwrap_or_default(),
+            age.unwrap_or_default(),
+        ]);
+    }
+    table
 }
 
 fn tables(status: &TransportStatus) -> String {

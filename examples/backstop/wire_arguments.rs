@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 /// Where a protection server listens.
 #[derive(Debug, Args)]
@@ -48,6 +48,38 @@ pub struct ServerArguments {
     /// A folder with authority.pem, identity.pem and identity.key
     #[arg(long, value_name = "FOLDER")]
     pub certificates: PathBuf,
+}
+
+/// What an operator does about who may recover what.
+#[derive(Debug, Subcommand)]
+pub enum AccessCommand {
+    /// Let an agent recover a source that is not its own, for a time
+    Grant {
+        /// The agent's name
+        agent: String,
+        /// The source
+        source: String,
+        /// For how long
+        #[arg(long = "for", value_name = "TIME", default_value = "8h", value_parser = humantime::parse_duration)]
+        lasts: Duration,
+        /// How the protection server is reached.
+        #[command(flatten)]
+        server: ServerArguments,
+    },
+    /// Take back what was granted
+    Withdraw {
+        /// The agent's name
+        agent: String,
+        /// The source
+        source: String,
+        /// How the protection server is reached.
+        #[command(flatten)]
+        server: ServerArguments,
+    },
+    /// List what was granted
+    List(ServerArguments),
+    /// Tell who did what, the newest first
+    Audit(ServerArguments),
 }
 
 /// What an agent protects, and when.

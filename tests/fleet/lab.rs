@@ -73,7 +73,7 @@ pub(crate) struct Lab {
     began: bool,
 }
 
-fn command(folder: &Path) -> Command {
+pub(crate) fn command(folder: &Path) -> Command {
     let mut command = Command::new(program());
     command
         .current_dir(folder)
@@ -84,6 +84,11 @@ fn command(folder: &Path) -> Command {
 }
 
 async fn serve(folder: &Path, listen: &str) -> (Process, SocketAddr) {
+    serve_by(folder, listen, ["--certificates", "server"]).await
+}
+
+/// A server with these certificates.
+pub(crate) async fn serve_by(folder: &Path, listen: &str, by: [&str; 2]) -> (Process, SocketAddr) {
     let mut command = command(folder);
     command.args([
         "--vault",
@@ -93,7 +98,7 @@ async fn serve(folder: &Path, listen: &str) -> (Process, SocketAddr) {
         "--json",
         "--takeover",
     ]);
-    command.args(["serve", "--listen", listen, "--certificates", "server"]);
+    command.args(["serve", "--listen", listen]).args(by);
     command.args(["--stop-within", "100ms"]);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let out = child.stdout.take().unwrap().into_owned_fd().unwrap();

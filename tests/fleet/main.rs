@@ -8,6 +8,7 @@
 #![cfg(all(
     unix,
     feature = "agent",
+    feature = "enroll",
     feature = "local-time",
     feature = "server",
     feature = "source-file",
@@ -23,6 +24,7 @@
 )]
 
 mod certificates;
+mod guide;
 mod lab;
 mod relay;
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use backstop::memory::{MemorySource, MemoryStore, MemoryTarget};
 use backstop::{
-    Agent, ByteCount, ByteOffset, Changes, DedupStore, ErrorKind, Extent, ExtentSet, NoMonitor,
-    ProtectionServer, ProtectionService, Recovery, RecoveryService, RestoreOptions, SourceName,
-    StreamName, TcpClient, conformance, restore_image,
+    Agent, Backoff, ByteCount, ByteOffset, Changes, DedupStore, ErrorKind, Extent, ExtentSet,
+    NoMonitor, ProtectionServer, ProtectionService, Recovery, RecoveryService, RestoreOptions,
+    SourceName, StreamName, TcpClient, conformance, restore_image,
 };
 use bytes::Bytes;
 
@@ -218,7 +218,12 @@ async fn a_point_is_opened_again_after_its_connection_broke() {
     };
     let running = serve("127.0.0.1:0").await;
     let address = running.address;
-    let client = client(&signer, &signer.agent("web1"), address);
+    let addresses = vec![address.to_string()];
+    let moment = std::time::Duration::from_millis(1);
+    let client = TcpClient::builder(addresses, &signer.agent("web1"), &signer.authority())
+        .with_backoff(Backoff::seeded(1).with_most(moment))
+        .build()
+        .unwrap();
     let remote = open(&client, 1).await;
     let read = async || remote.read(ByteOffset(5), ByteCount(1000)).await;
     let before = read().await.unwrap();
@@ -228,6 +233,8 @@ async fn a_point_is_opened_again_after_its_connection_broke() {
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     }
     let _running = serve(&address.to_string()).await;
+    // So long it does not try again.
+    tokio::time::sleep(moment).await;
     assert_eq!(read().await.unwrap(), before);
 }
 
