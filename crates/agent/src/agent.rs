@@ -160,8 +160,13 @@ impl Agent {
     /// Commits, unless an image changed while it was read: a point of that
     /// would be of no instant.
     async fn commit(&self, mut prepared: Vec<Prepared<'_>>) -> Result<Vec<RecoveryPoint>> {
+        let mut is_verified = false;
         loop {
-            prepared = verified(prepared).await?;
+            // Not again before a commit is repeated: its answer may be all that is
+            // missing, and the point is what was read then.
+            if !is_verified {
+                prepared = verified(prepared).await?;
+            }
             let error = match self.commit_verified(&prepared).await {
                 Ok(points) => return Ok(points),
                 Err(error) => error,
@@ -180,9 +185,12 @@ impl Agent {
                 return Err(error);
             }
             first.patience().wait(error).await?;
-            if let Err(error) = resume(&mut prepared).await {
-                leave(prepared, false).await;
-                return Err(error);
+            match resume(&mut prepared).await {
+                Ok(has_read) => is_verified = !has_read,
+                Err(error) => {
+                    leave(prepared, false).await;
+                    return Err(error);
+                }
             }
         }
     }
@@ -228,11 +236,12 @@ async fn verified(prepared: Vec<Prepared<'_>>) -> Result<Vec<Prepared<'_>>> {
     Err(error)
 }
 
-async fn resume(prepared: &mut [Prepared<'_>]) -> Result<()> {
+async fn resume(prepared: &mut [Prepared<'_>]) -> Result<bool> {
+    let mut has_read = false;
     for one in prepared {
-        one.resume().await?;
+        has_read |= one.resume().await?;
     }
-    Ok(())
+    Ok(has_read)
 }
 
 async fn leave(prepared: Vec<Prepared<'_>>, is_torn: bool) {

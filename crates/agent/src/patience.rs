@@ -26,9 +26,13 @@ struct State {
     ends: Option<Instant>,
 }
 
-/// Whether a service that said so may do it later.
+/// Whether a service that said so may do it later, or another one that took its
+/// vault over.
 pub(crate) fn may_pass(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Unavailable | ErrorKind::Full)
+    matches!(
+        kind,
+        ErrorKind::Unavailable | ErrorKind::Full | ErrorKind::Fenced
+    )
 }
 
 impl<'a> Patience<'a> {

@@ -47,6 +47,12 @@ pub(crate) struct Sampled {
     pub(crate) damaged: u32,
 }
 
+impl Sampled {
+    fn is_doubtful(&self) -> bool {
+        self.damaged > 0 || self.sample.differed > 0
+    }
+}
+
 impl Run<'_> {
     /// Compares unchanged slices and holes at random positions. Few are
     /// compared, or none, where almost everything changed.
@@ -72,7 +78,13 @@ impl Run<'_> {
             let mut draws = positions
                 .map(|position| self.draw(lanes, changed, position))
                 .buffered(self.in_flight());
-            while let Some(draw) = draws.try_next().await? {
+            loop {
+                let draw = match draws.try_next().await {
+                    // What was found counts, whatever fails after it.
+                    Err(error) if !sampled.is_doubtful() => return Err(error),
+                    Err(_) | Ok(None) => break,
+                    Ok(Some(draw)) => draw,
+                };
                 match draw {
                     Draw::Passed => {}
                     Draw::Damaged { stream, start } => {
@@ -89,6 +101,9 @@ impl Run<'_> {
                         }
                     }
                 }
+            }
+            if sampled.is_doubtful() {
+                break;
             }
         }
         Ok(sampled)

@@ -57,16 +57,16 @@ impl<'a> Prepared<'a> {
     }
 
     /// Begins again after a commit failed, since the service may know less than
-    /// it was sent, and sends that.
-    pub(crate) async fn resume(&mut self) -> Result<()> {
+    /// it was sent, and sends that. Gives whether it may have read more.
+    pub(crate) async fn resume(&mut self) -> Result<bool> {
         match self.run.begin(&self.request).await {
             // It may be committed, and the answer lost: that is told by
             // committing again.
-            Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),
+            Err(error) if error.kind() == ErrorKind::Conflict => Ok(false),
             begun => {
                 begun?;
                 self.kind = self.run.bring(&self.request).await?;
-                Ok(())
+                Ok(true)
             }
         }
     }

@@ -149,6 +149,10 @@ impl TcpClient {
                 return Err(Error::new(failure.kind, sentence));
             }
         }
+        if current.connection.take().is_some_and(|it| it.is_fenced()) {
+            // Another one has its vault.
+            current.at = (current.at + 1) % shared.addresses.len();
+        }
         match shared.connect(current.at).await {
             Ok((connection, at)) => {
                 let connection = Arc::new(connection);

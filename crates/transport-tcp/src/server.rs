@@ -37,6 +37,7 @@ use crate::tls::{TlsAuthority, TlsIdentity};
 use admission::Admission;
 use arrival::Arrival;
 use connections::Connections;
+use images::Readings;
 use shown::Shown;
 use turns::Turns;
 use windows::Windows;
@@ -200,6 +201,7 @@ struct Shared {
     places: Arc<Semaphore>,
     connections: Arc<Connections>,
     windows: Arc<Windows>,
+    readings: Readings,
     clock: Arc<dyn Clock>,
     shown: Shown,
     #[cfg(feature = "enroll")]
@@ -238,6 +240,7 @@ impl Shared {
             places: Arc::new(Semaphore::new(settings.connections_max)),
             connections: Arc::default(),
             windows: Arc::default(),
+            readings: Readings::default(),
             clock,
             shown,
             #[cfg(feature = "enroll")]

@@ -1,9 +1,10 @@
 //! One connection: calls over it, each a stream of its own.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use backstop_core::{Error, Result};
+use backstop_core::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use http::{Method, Request, StatusCode, header};
@@ -27,6 +28,7 @@ pub(super) struct Connection {
     requests: SendRequest<Bytes>,
     limiter: Option<Arc<Limiter>>,
     is_open: Arc<watch::Sender<bool>>,
+    is_fenced: AtomicBool,
     driver: tokio::task::AbortHandle,
 }
 
@@ -96,8 +98,14 @@ impl Connection {
             requests,
             limiter,
             is_open,
+            is_fenced: AtomicBool::new(false),
             driver: driver.abort_handle(),
         })
+    }
+
+    /// Whether the server has lost its vault to another one.
+    pub(super) fn is_fenced(&self) -> bool {
+        self.is_fenced.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -179,7 +187,12 @@ impl Connection {
             ))
             .with_source(error)
         })?;
-        Err(failure.into_error())
+        let error = failure.into_error();
+        if error.kind() == ErrorKind::Fenced {
+            self.is_fenced.store(true, Ordering::Relaxed);
+            self.close();
+        }
+        Err(error)
     }
 }
 

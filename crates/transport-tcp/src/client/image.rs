@@ -72,6 +72,8 @@ impl RemoteImage {
     async fn part(&self, part: Extent, window: Option<Arc<Window>>) -> Result<Arc<RecoveredRange>> {
         if let Some(window) = window
             && let Some(recovered) = window.recovered().await
+            // What was damaged may have been healed since.
+            && recovered.missing.iter().all(|(missing, _)| missing.intersection(part).is_empty())
         {
             return Ok(recovered);
         }

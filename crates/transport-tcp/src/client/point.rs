@@ -71,7 +71,23 @@ impl RemotePoint {
 
     /// What the server knows it by now: it is opened again if the connection
     /// broke.
-    async fn handle(&self) -> Result<Handle> {
+    async fn handle(self: &Arc<Self>) -> Result<Handle> {
+        {
+            let handle = self.handle.lock().await;
+            if handle.connection.is_open() {
+                return Ok(handle.clone());
+            }
+        }
+        // In a task of its own: what the server has opened must be known, whoever
+        // still waits for it.
+        let point = Arc::clone(self);
+        let opening = tokio::spawn(async move { point.open_again().await });
+        opening
+            .await
+            .map_err(|error| Error::internal("opening was cut short").with_source(error))?
+    }
+
+    async fn open_again(&self) -> Result<Handle> {
         let mut handle = self.handle.lock().await;
         if !handle.connection.is_open() {
             let (again, opened) = open(&self.client, self.id).await?;

@@ -1,7 +1,7 @@
 //! The recovery points that a connection has open.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use backstop_core::{Error, OpenPoint, Recovery, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -30,7 +30,8 @@ impl Image {
 
 pub(super) struct Images {
     places: Arc<Semaphore>,
-    /// Reads at once, so that one connection does not take all the memory.
+    /// Reads at once of all connections of the peer, so that it does not take all the
+    /// memory.
     pub(super) reading: Arc<Semaphore>,
     numbered: Mutex<Numbered>,
 }
@@ -41,17 +42,32 @@ struct Numbered {
     open: HashMap<u64, Arc<Image>>,
 }
 
-impl Default for Images {
-    fn default() -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(limits::IMAGES)),
-            reading: Arc::new(Semaphore::new(limits::READS)),
-            numbered: Mutex::default(),
+/// The turns for reads of each peer that is connected.
+#[derive(Default)]
+pub(super) struct Readings(Mutex<HashMap<Arc<str>, Weak<Semaphore>>>);
+
+impl Readings {
+    fn of(&self, peer: &Arc<str>) -> Arc<Semaphore> {
+        let mut readings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = readings.get(peer).and_then(Weak::upgrade) {
+            return known;
         }
+        readings.retain(|_, reading| reading.strong_count() > 0);
+        let reading = Arc::new(Semaphore::new(limits::READS));
+        readings.insert(Arc::clone(peer), Arc::downgrade(&reading));
+        reading
     }
 }
 
 impl Images {
+    pub(super) fn of(readings: &Readings, peer: &Arc<str>) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(limits::IMAGES)),
+            reading: readings.of(peer),
+            numbered: Mutex::default(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Numbered> {
         self.numbered.lock().unwrap_or_else(PoisonError::into_inner)
     }

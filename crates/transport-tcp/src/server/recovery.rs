@@ -1,12 +1,14 @@
 //! What is done for calls about recovery points.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use backstop_core::{
-    Audited, ByteOffset, Error, ErrorKind, Extent, PointId, RecoveredRange, Recovery,
-    RecoveryPoint, RecoveryService, RegionIndex, Result,
+    Audited, ByteOffset, Error, ErrorKind, Extent, PointId, REGION_LENGTH, RecoveredRange,
+    Recovery, RecoveryPoint, RecoveryService, RegionIndex, Result,
 };
 use bytes::Bytes;
+use tokio::time::timeout;
 
 use super::access::{self, may_recover};
 use super::session::Caller;
@@ -20,6 +22,9 @@ use crate::wire::points::{
     Close, Expire, Opened, Page, PointAnswer, PointQuestion, PointsQuestion, SourcesQuestion,
 };
 
+/// How long an opening waits for its note, which goes on by itself.
+const NOTE_PATIENCE: Duration = Duration::from_millis(500);
+
 /// What is made for a list, in bytes: a page, and what it is made of.
 const LIST_LENGTH: u64 = 2 << 20;
 
@@ -30,9 +35,13 @@ const EXPIRED_TOLD: usize = 100;
 const TOLD_MAX: usize = 64 << 10;
 
 /// How much of an image is looked at in one step for ranges with data, in bytes,
-/// and how many steps one call makes.
-const LOOK_LENGTH: u64 = 1 << 30;
+/// and how many steps one call makes: what a step finds may be an extent for every
+/// slice of its maps, of which a region has 32 Ki at most.
+const LOOK_LENGTH: u64 = 32 * REGION_LENGTH as u64;
 const LOOKS_MAX: usize = 64;
+
+/// What one step finds takes that much, in bytes.
+const LOOK_MEMORY: u64 = 16 << 20;
 
 /// Answers one call; gives the memory that the answer takes with it.
 pub(super) async fn answer(
@@ -54,8 +63,10 @@ pub(super) async fn answer(
             let part = Part::decode(message)?;
             drop(share);
             if call == Call::Extents {
-                let share = caller.take(LIST_LENGTH).await?;
-                return Ok((extents(caller, part).await?, share));
+                let mut share = caller.take(LOOK_MEMORY).await?;
+                let answer = extents(caller, part).await?;
+                share.shrink(answer.len() as u64);
+                return Ok((answer, share));
             }
             read(caller, part).await
         }
@@ -173,7 +184,9 @@ async fn open(
     let known = known(caller, Call::Open, service, point).await?;
     let place = caller.images.place()?;
     let (id, source) = (known.id, known.source);
-    let noted = access::note(caller, Audited::Opened { point: id, source }).await;
+    let noting = access::note(caller, Audited::Opened { point: id, source });
+    let noted = timeout(NOTE_PATIENCE, noting).await;
+    let noted = noted.unwrap_or_else(|_| Err(Error::unavailable("it takes too long")));
     if let Err(error) = noted {
         // On a full disk, or beside the vault's owner, data must come back too.
         tracing::warn!(peer = %caller.peer, %point, %error, "an opening was not noted");
@@ -209,16 +222,10 @@ async fn look(image: &dyn Recovery, range: Extent) -> Result<Told> {
         until: range.offset(),
         data: Vec::new(),
     };
-    let mut length = LOOK_LENGTH;
     for _ in 0..LOOKS_MAX {
-        let end = ByteOffset(told.until.0.saturating_add(length).min(range.end().0));
+        let end = told.until.0.saturating_add(LOOK_LENGTH);
+        let end = ByteOffset(end.min(range.end().0));
         let found = image.data_extents(Extent::between(told.until, end)).await?;
-        // Large holes cost few looks.
-        length = if found.is_empty() {
-            length.saturating_mul(2)
-        } else {
-            LOOK_LENGTH
-        };
         told.until = end;
         for extent in found {
             match told.data.last_mut() {

@@ -88,12 +88,13 @@ struct Sessions {
 
 impl Caller {
     pub(super) fn new(shared: Arc<Shared>, peer: Peer, from: SocketAddr) -> Self {
+        let name: Arc<str> = peer.name.as_str().into();
         Self {
             since: shared.clock.now(),
+            images: Images::of(&shared.readings, &name),
             shared,
-            name: peer.name.as_str().into(),
+            name,
             peer,
-            images: Images::default(),
             from,
             sessions: Mutex::default(),
         }
