@@ -23,7 +23,7 @@ use crate::wire::points::{
 };
 
 /// How long an opening waits for its note, which goes on by itself.
-const NOTE_PATIENCE: Duration = Duration::from_millis(500);
+const NOTE_PATIENCE: Duration = Duration::from_millis(100);
 
 /// What is made for a list, in bytes: a page, and what it is made of.
 const LIST_LENGTH: u64 = 2 << 20;
@@ -185,13 +185,15 @@ async fn open(
     let place = caller.images.place()?;
     let (id, source) = (known.id, known.source);
     let noting = access::note(caller, Audited::Opened { point: id, source });
-    let noted = timeout(NOTE_PATIENCE, noting).await;
+    // Beside each other: nothing can be read before both are done.
+    let noting = timeout(NOTE_PATIENCE, noting);
+    let (noted, open) = futures::future::join(noting, service.open(point)).await;
     let noted = noted.unwrap_or_else(|_| Err(Error::unavailable("it takes too long")));
     if let Err(error) = noted {
         // On a full disk, or beside the vault's owner, data must come back too.
         tracing::warn!(peer = %caller.peer, %point, %error, "an opening was not noted");
     }
-    let open = service.open(point).await?;
+    let open = open?;
     let shapes = open.images.iter().map(|image| image.geometry());
     let (shapes, point) = (shapes.collect(), told(caller, open.point.clone()));
     tracing::info!(peer = %caller.peer, point = %point.id, source = %point.source, "opened");
