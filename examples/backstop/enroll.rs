@@ -1,9 +1,13 @@
 //! `enroll`: who may take part, and becoming one who may.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backstop::{Clock, Enrolment, JoinToken, Result, Role, Roster, SystemClock, Timestamp, join};
+use backstop::{
+    Clock, Enrolment, Error, ErrorKind, JoinToken, Result, Role, Roster, SystemClock, Timestamp,
+    join,
+};
 use serde::Serialize;
 use serde_json::json;
 
@@ -55,6 +59,18 @@ fn token(arguments: &TokenArguments, output: Output) -> Result<(), Stop> {
 async fn joined(arguments: &JoinArguments, output: Output) -> Ending {
     let token: JoinToken = arguments.token.parse()?;
     let dir = &arguments.dir;
+    // The token is good once: what would keep the key from being kept is told first.
+    let key = dir.join("identity.key");
+    if key.exists() {
+        let sentence = format!("{} is there already; name another folder", key.display());
+        return Err(Error::new(ErrorKind::AlreadyExists, sentence).into());
+    }
+    let mut folder = std::fs::DirBuilder::new();
+    folder.recursive(true).mode(0o700);
+    folder.create(dir).map_err(|error| {
+        let sentence = format!("{} can't be made", dir.display());
+        Error::invalid_input(sentence).with_source(error)
+    })?;
     let enrolled = join(&arguments.servers, &token).await?;
     enrolled.save(dir)?;
     let (name, role) = (&enrolled.name, enrolled.role);

@@ -30,13 +30,13 @@ async fn a_host_joins_once_and_is_revoked() {
     let address = server.address().unwrap().to_string();
     let running = tokio::spawn(server.run());
 
-    let join = |token: &str| {
+    let join = |token: &str, folder: &str| {
         enroll(&[
-            "join", "--server", &address, "--token", token, "--dir", "me",
+            "join", "--server", &address, "--token", token, "--dir", folder,
         ])
     };
-    join("nonsense").expect(3);
-    let joined = tokio::task::block_in_place(|| join(&token))
+    join("nonsense", "me").expect(3);
+    let joined = tokio::task::block_in_place(|| join(&token, "me"))
         .expect(0)
         .json();
     assert_eq!(
@@ -46,7 +46,9 @@ async fn a_host_joins_once_and_is_revoked() {
     for file in ["identity.key", "identity.pem", "authority.pem"] {
         assert!(lab.path("me").join(file).is_file(), "{file}");
     }
-    tokio::task::block_in_place(|| join(&token)).expect(16);
+    // What is there is not written over, and that costs no token.
+    join(&token, "me").expect(13);
+    tokio::task::block_in_place(|| join(&token, "other")).expect(16);
 
     let list = || enroll(&["list", "--dir", "roster"]).expect(0).json();
     assert!(list()[0]["revoked"].is_null());

@@ -15,6 +15,9 @@ use crate::wire::MESSAGE_LENGTH_MAX;
 /// How long a message may stand still.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How fast a message comes at least, in bytes a second.
+const LEAST_RATE: u64 = 32 << 10;
+
 /// How long a message is at most, by its headers.
 pub(crate) fn length(headers: &HeaderMap) -> Result<u64> {
     let told = headers.get(header::CONTENT_LENGTH);
@@ -30,6 +33,16 @@ pub(crate) fn length(headers: &HeaderMap) -> Result<u64> {
 
 /// Reads a message of at most `most` bytes, as [`length`] told.
 pub(crate) async fn read(body: &mut RecvStream, most: u64, from: &str) -> Result<Bytes> {
+    let reading = timeout(whole(most), read_now(body, most, from)).await;
+    reading.unwrap_or_else(|_| Err(Error::unavailable(format!("{from} sends too slowly"))))
+}
+
+/// How long a whole message may take.
+fn whole(length: u64) -> Duration {
+    PATIENCE + Duration::from_secs(length / LEAST_RATE)
+}
+
+async fn read_now(body: &mut RecvStream, most: u64, from: &str) -> Result<Bytes> {
     let mut message = BytesMut::new();
     loop {
         let data = timeout(PATIENCE, body.data())
@@ -63,7 +76,12 @@ const PART: usize = 128 << 10;
 
 /// Sends a message, as fast as the other end takes it. If that stands still, the
 /// message is given up.
-pub(crate) async fn send(mut to: SendStream<Bytes>, mut message: Bytes, peer: &str) -> Result<()> {
+pub(crate) async fn send(to: SendStream<Bytes>, message: Bytes, peer: &str) -> Result<()> {
+    let sending = timeout(whole(message.len() as u64), send_now(to, message, peer)).await;
+    sending.unwrap_or_else(|_| Err(Error::unavailable(format!("{peer} takes too slowly"))))
+}
+
+async fn send_now(mut to: SendStream<Bytes>, mut message: Bytes, peer: &str) -> Result<()> {
     if message.is_empty() {
         return Ok(());
     }

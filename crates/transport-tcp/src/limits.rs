@@ -31,6 +31,22 @@ pub(crate) const SEND_BUFFER: usize = 256 << 10;
 /// Calls at once over a connection.
 pub(crate) const STREAMS: u32 = 128;
 
+/// Calls that a connection has at work: those that were taken back go on until it
+/// is found out. One that takes back so many is ended.
+pub(crate) const CALLS: usize = 4 * STREAMS as usize;
+
+/// Connections of one peer.
+pub(crate) const CONNECTIONS: usize = 16;
+
+/// Connections of which nobody knows yet who is there.
+pub(crate) const HANDSHAKES: usize = 256;
+
+/// The most items that a message about a region may tell: no region has more.
+pub(crate) const ITEMS: usize = 32 << 10;
+
+/// What the largest answer about a region takes, in bytes.
+pub(crate) const ANSWER: u64 = 2 << 20;
+
 /// Synchronizations that a connection may have begun and not ended.
 pub(crate) const SESSIONS: usize = 64;
 

@@ -26,17 +26,19 @@ use backstop_core::{
     RecoveryService, Result, SystemClock,
 };
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 #[cfg(feature = "enroll")]
 use crate::enroll::{Door, Joins};
 use crate::gate::{Gate, OwnSources};
+use crate::limits;
 use crate::status::{TransportStatus, WaitingStatus};
 use crate::tls::{TlsAuthority, TlsIdentity};
 use admission::Admission;
 use arrival::Arrival;
-use connections::Connections;
+use connections::{Calls, Connections};
 use images::Readings;
 use shown::Shown;
 use turns::Turns;
@@ -202,6 +204,8 @@ struct Shared {
     connections: Arc<Connections>,
     windows: Arc<Windows>,
     readings: Readings,
+    calls: Calls,
+    handshakes: Arc<Semaphore>,
     clock: Arc<dyn Clock>,
     shown: Shown,
     #[cfg(feature = "enroll")]
@@ -241,6 +245,8 @@ impl Shared {
             connections: Arc::default(),
             windows: Arc::default(),
             readings: Readings::default(),
+            calls: Calls::default(),
+            handshakes: Arc::new(Semaphore::new(limits::HANDSHAKES)),
             clock,
             shown,
             #[cfg(feature = "enroll")]
@@ -315,7 +321,7 @@ impl TcpServerHandle {
             *stage = (*stage).max(Stage::Stopping);
             is_open
         });
-        let idle = tokio::time::timeout(within, self.shared.connections.idle()).await;
+        let idle = timeout(within, self.shared.connections.idle()).await;
         stage.send_replace(Stage::Stopped);
         idle.is_ok()
     }
@@ -380,7 +386,7 @@ impl TcpServer {
         let mut stage = self.shared.stage.subscribe();
         loop {
             let accepted = tokio::select! {
-                _ = stage.wait_for(|stage| *stage == Stage::Stopped) => return,
+                _ = stage.wait_for(|stage| *stage == Stage::Stopped) => break,
                 accepted = self.listener.accept() => accepted,
                 Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             };
@@ -393,15 +399,19 @@ impl TcpServer {
                     continue;
                 }
             };
-            let Ok(place) = Arc::clone(&self.shared.places).try_acquire_owned() else {
-                tracing::warn!(%from, "refused: there are too many connections");
+            // Those of whom nobody knows who they are have places of their own.
+            let Ok(handshake) = Arc::clone(&self.shared.handshakes).try_acquire_owned() else {
+                tracing::warn!(%from, "refused: too many are at their handshake");
                 continue;
             };
             let shared = Arc::clone(&self.shared);
-            connections.spawn(async move {
-                serve(shared, stream, from).await;
-                drop(place);
-            });
+            connections.spawn(serve(shared, stream, from, handshake));
+        }
+        // What is still at work must not go on behind the back of who closes the
+        // vault.
+        connections.shutdown().await;
+        if timeout(PATIENCE, self.shared.calls.end()).await.is_err() {
+            tracing::warn!("calls are at work that do not end");
         }
     }
 }
@@ -409,9 +419,22 @@ impl TcpServer {
 /// After accepting has failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
-async fn serve(shared: Arc<Shared>, stream: TcpStream, from: SocketAddr) {
+/// How long calls may take to end when the server does.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+async fn serve(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    from: SocketAddr,
+    handshake: OwnedSemaphorePermit,
+) {
     match arrival::accept(&shared, stream, from).await {
         Ok(Arrival::Calls(connection)) => {
+            drop(handshake);
+            let Ok(_place) = shared.places.try_acquire() else {
+                tracing::warn!(%from, "refused: there are too many connections");
+                return;
+            };
             let peer = connection.peer().clone();
             tracing::info!(%peer, %from, "connected");
             match connection.run().await {

@@ -73,7 +73,7 @@ impl Enrolled {
     /// it again.
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<()> {
         let folder = folder.as_ref();
-        durable::make_folder(folder)?;
+        durable::take_folder(folder)?;
         let files = [
             ("identity.key", &self.key_pem),
             ("identity.pem", &self.certificate_pem),

@@ -37,6 +37,15 @@ pub(super) fn make_folder(path: &Path) -> Result<()> {
     sync_folder(path)
 }
 
+/// Makes a folder that only its owner may enter, or takes one that is there as it
+/// is: its rights are somebody's choice.
+pub(super) fn take_folder(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return sync_folder(path);
+    }
+    make_folder(path)
+}
+
 /// Writes a file under its name in one step, durably. Who writes the same name at
 /// the same time has to be kept out.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -218,6 +218,8 @@ impl Roster {
         request_pem: &str,
     ) -> Result<Joined> {
         let folder = &self.folder;
+        // Who has no token waits for nobody.
+        folder.tokens.look(secret, folder.clock.now())?;
         let _lock = folder.lock()?;
         let Invitation { name, role, .. } = folder.tokens.look(secret, folder.clock.now())?;
         let authority = &folder.authority;

@@ -37,7 +37,7 @@ struct State {
     waiting: VecDeque<Waiting>,
 }
 
-/// One that waits.
+/// An agent that waits, with what it wants to begin first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Waiting {
     pub(super) agent: Arc<str>,
@@ -112,10 +112,11 @@ impl Admission {
         let mut state = self.lock();
         let room = self.most.saturating_sub(state.running.len());
         // A clock that was set back counts from then on.
-        let is_there =
-            |one: &Waiting| one.id == id || now < one.last || now.since(one.last) < FORGOTTEN_AFTER;
+        let is_there = |one: &Waiting| {
+            one.agent == *agent || now < one.last || now.since(one.last) < FORGOTTEN_AFTER
+        };
         state.waiting.retain(is_there);
-        let at = state.waiting.iter().position(|one| one.id == id);
+        let at = state.waiting.iter().position(|one| one.agent == *agent);
         let before = at.unwrap_or(state.waiting.len());
         if before < room || state.running.contains_key(agent) {
             if let Some(at) = at {

@@ -16,6 +16,7 @@ use super::recovery;
 use super::session::{Caller, Session};
 use super::turns::Share;
 use super::{Shared, Stage};
+use crate::limits;
 use crate::wire::Call;
 use crate::wire::control::{
     self, Begin, Beginning, Committed, ReplicaAnswer, ReplicaQuestion, decode, encode,
@@ -72,6 +73,13 @@ pub(super) async fn answer(
         Call::Status => {
             access::may_operate(caller, call)?;
             Ok((encode(&caller.shared.status())?, share))
+        }
+        Call::Slices | Call::BlockDigests => {
+            // The answer is the larger one.
+            let mut share = caller.exchange(share, limits::ANSWER).await?;
+            let answer = protect(caller, call, message).await?;
+            share.shrink(answer.len() as u64);
+            Ok((answer, share))
         }
         _ => Ok((protect(caller, call, message).await?, share)),
     }
@@ -158,9 +166,11 @@ async fn begin(caller: &Caller, message: &[u8]) -> Result<Bytes> {
     };
     refuse_when_stopping(shared)?;
     let synchronization = shared.service.begin(request).await?;
+    // What it has begun is put away with the others.
+    refuse_when_stopping(shared)?;
     {
         let mut begun = shared.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        begun.begin(source.clone(), id, &caller.peer.name);
+        begun.begin(source.clone(), id, &caller.peer.to_string());
     }
     let plan = synchronization.plan().clone();
     let session = Session {
@@ -197,7 +207,7 @@ fn refuse_others(caller: &Caller, ids: &[SynchronizationId]) -> Result<()> {
     let begun = begun.unwrap_or_else(PoisonError::into_inner);
     let other = ids
         .iter()
-        .find(|id| begun.is_of_another(**id, &caller.peer.name));
+        .find(|id| begun.is_of_another(**id, &caller.peer.to_string()));
     match other {
         None => Ok(()),
         Some(id) => {

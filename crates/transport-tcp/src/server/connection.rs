@@ -41,6 +41,12 @@ impl Connection {
         let peer = Peer::of(stream.get_ref().1.peer_certificates())
             .map_err(|error| Error::new(ErrorKind::Forbidden, error.to_string()))?;
         shared.gate.may_connect(&peer)?;
+        if shared.connections.of(&peer) >= limits::CONNECTIONS {
+            return Err(Error::unavailable(format!(
+                "{peer} has {} connections already",
+                limits::CONNECTIONS
+            )));
+        }
         let connection = Builder::new()
             .initial_window_size(limits::STREAM_WINDOW)
             .initial_connection_window_size(limits::CONNECTION_WINDOW)
@@ -61,8 +67,8 @@ impl Connection {
         &self.caller.peer
     }
 
-    /// Answers what is asked until the connection ends. Calls under way go on to
-    /// their end: what they do is whole, and the agent asks for it when it is
+    /// Answers what is asked until the connection ends. Calls whose message has come
+    /// go on to their end, unless the server ends first: what they do is whole, and the agent asks for it when it is
     /// back.
     pub(super) async fn run(mut self) -> Result<()> {
         let peer = self.caller.peer.to_string();
@@ -113,6 +119,9 @@ impl Connection {
                             leaving.set(Some(tokio::time::sleep(PATIENCE)));
                             self.connection.graceful_shutdown();
                         }
+                        if calls.len() >= limits::CALLS {
+                            break Err(Error::unavailable("too many calls were taken back"));
+                        }
                         calls.spawn(respond_to(Arc::clone(&self.caller), request, respond));
                     }
                 },
@@ -123,6 +132,7 @@ impl Connection {
                 Some(_) = calls.join_next(), if !calls.is_empty() => {}
             }
         };
+        self.caller.goes();
         calls.detach_all();
         ended
     }
@@ -134,6 +144,7 @@ async fn respond_to(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
+    let _counted = caller.shared.calls.count();
     let path = request.uri().path().to_owned();
     let (status, answer, share) = match answer(&caller, request).await {
         Ok((answer, share)) => (StatusCode::OK, answer, Some(share)),
@@ -181,9 +192,18 @@ async fn answer(caller: &Arc<Caller>, request: Request<RecvStream>) -> Result<(B
         }
     };
     let length = body::length(request.headers())?;
-    let share = caller.take(length).await?;
     let mut body = request.into_body();
-    let message = body::read(&mut body, length, &caller.peer.name).await?;
+    let arriving = async {
+        let share = caller.take(length).await?;
+        let message = body::read(&mut body, length, &caller.peer.name).await?;
+        Ok((share, message))
+    };
+    let (share, message) = tokio::select! {
+        arrived = arriving => arrived?,
+        () = caller.gone() => return Err(Error::unavailable("the connection has ended")),
+    };
+    // What was taken back while the message came is taken back.
+    caller.shared.gate.may_connect(&caller.peer)?;
     super::answers::answer(caller, call, message, share).await
 }
 

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::session::Caller;
 use crate::status::ConnectionStatus;
+use crate::tls::Peer;
 
 /// The connections of a server, in the order of connecting.
 #[derive(Default)]
@@ -44,6 +45,14 @@ impl Connections {
         }
     }
 
+    /// How many a peer has.
+    pub(super) fn of(&self, peer: &Peer) -> usize {
+        let open = self.lock();
+        let all = open.callers.values();
+        all.filter(|caller| caller.peer.name == peer.name && caller.peer.role == peer.role)
+            .count()
+    }
+
     pub(super) fn status(&self) -> Vec<ConnectionStatus> {
         let callers: Vec<_> = self.lock().callers.values().cloned().collect();
         callers.iter().map(|caller| caller.status()).collect()
@@ -67,6 +76,33 @@ impl Connections {
             // The sender lives as long as this.
             let _ = changed.changed().await;
         }
+    }
+}
+
+/// Calls at work, of all connections.
+#[derive(Default)]
+pub(super) struct Calls(watch::Sender<usize>);
+
+/// A call at work, until it is dropped.
+pub(super) struct AtWork<'a>(&'a Calls);
+
+impl Calls {
+    pub(super) fn count(&self) -> AtWork<'_> {
+        self.0.send_modify(|calls| *calls += 1);
+        AtWork(self)
+    }
+
+    /// Waits until none is.
+    pub(super) async fn end(&self) {
+        let mut calls = self.0.subscribe();
+        // The sender lives as long as this.
+        let _ = calls.wait_for(|calls| *calls == 0).await;
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|calls| *calls -= 1);
     }
 }
 

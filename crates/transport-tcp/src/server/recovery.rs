@@ -258,7 +258,7 @@ async fn read(caller: &Caller, part: Part) -> Result<(Bytes, Share)> {
         )));
     }
     let image = caller.images.get(part.image)?;
-    may_recover(caller, &image.open.point.source).await?;
+    let source = &image.open.point.source;
     let image = image.stream(part.stream)?;
     check(&**image, range)?;
     let turn = Arc::clone(&caller.images.reading).acquire_owned().await;
@@ -266,6 +266,8 @@ async fn read(caller: &Caller, part: Part) -> Result<(Bytes, Share)> {
     // What is read and what is made of it are there at the same time.
     let mut share = caller.take(2 * range.length().0).await?;
     share.keep(turn);
+    // After all waiting: what was withdrawn meanwhile is not read.
+    may_recover(caller, source).await?;
     let recovered = recover(&**image, range).await?;
     let codecs = Arc::clone(&caller.shared.codecs);
     let encoding = move || image::encode_read(range, recovered, &codecs);

@@ -9,6 +9,7 @@ use backstop_core::{
     ByteCount, Error, Plan, RegionAddress, RegionIndex, Result, SourceName, Synchronization,
     SynchronizationId, Timestamp,
 };
+use tokio::sync::watch;
 
 use super::Shared;
 use super::admission::Place;
@@ -78,6 +79,7 @@ pub(super) struct Caller {
     from: SocketAddr,
     since: Timestamp,
     sessions: Mutex<Sessions>,
+    is_gone: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -97,7 +99,20 @@ impl Caller {
             peer,
             from,
             sessions: Mutex::default(),
+            is_gone: watch::Sender::new(false),
         }
+    }
+
+    /// The connection has ended.
+    pub(super) fn goes(&self) {
+        self.is_gone.send_replace(true);
+    }
+
+    /// Waits until the connection has ended.
+    pub(super) async fn gone(&self) {
+        let mut gone = self.is_gone.subscribe();
+        // The sender lives as long as this.
+        let _ = gone.wait_for(|gone| *gone).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, Sessions> {

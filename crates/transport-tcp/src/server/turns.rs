@@ -120,8 +120,6 @@ impl Turns {
 
     /// Gives what is free to who is next.
     fn hand_out(&self) {
-        // Dropped without the lock: a share gives itself back.
-        let mut unwanted = Vec::new();
         let mut state = self.lock();
         while let Some((peer, bytes)) = state.next() {
             let Some(waiting) = state.grant(&peer, bytes) else {
@@ -134,8 +132,10 @@ impl Turns {
                 turn: None,
             };
             // Who asked may be gone.
-            if let Err(share) = waiting.tell.send(share) {
-                unwanted.push(share);
+            if let Err(mut share) = waiting.tell.send(share) {
+                // Here, as its drop would come back to this.
+                state.give_back(&share.peer, share.bytes);
+                share.bytes = 0;
             }
         }
         drop(state);
@@ -205,6 +205,9 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.turn = None;
+        if self.bytes == 0 {
+            return;
+        }
         self.turns.lock().give_back(&self.peer, self.bytes);
         self.turns.hand_out();
     }

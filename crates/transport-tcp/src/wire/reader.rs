@@ -3,6 +3,8 @@
 use backstop_core::{ChunkDigest, Error, Result};
 use bytes::Bytes;
 
+use crate::limits;
+
 /// The rest of a message.
 pub(super) struct Reader {
     what: &'static str,
@@ -60,6 +62,9 @@ impl Reader {
         let count = self.number()? as usize;
         if count > self.rest.len() / least {
             return Err(self.refuse("tells more items than it has"));
+        }
+        if count > limits::ITEMS {
+            return Err(self.refuse("tells more items than a region has"));
         }
         Ok(count)
     }

@@ -100,6 +100,26 @@ fn turns_go_by_weight() {
     assert!((145..=155).contains(&served[1]), "{served:?}");
 }
 
+/// However many have gone away, who is there gets the next turn, on a stack of any
+/// size.
+#[test]
+fn many_may_go_away_at_once() {
+    let turns = turns();
+    let held = turns.take(&peer(0), one(), 16 * MIB).now_or_never();
+    let mut gone: Vec<_> = (0..100_000)
+        .map(|_| {
+            let turns = turns.clone();
+            Box::pin(async move { turns.take(&peer(0), one(), MIB).await })
+        })
+        .collect();
+    for one in &mut gone {
+        assert!(one.as_mut().now_or_never().is_none());
+    }
+    drop(gone);
+    drop(held);
+    assert_eq!(turns.counts(), (ByteCount(0), 0));
+}
+
 #[test]
 fn what_is_not_needed_comes_back() {
     let turns = turns();
