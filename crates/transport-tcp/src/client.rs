@@ -24,6 +24,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::bandwidth::limiter::Limiter;
+use crate::failure;
 use crate::status::TransportStatus;
 use crate::timer;
 use crate::tls::{self, TlsAuthority, TlsIdentity};
@@ -202,13 +203,7 @@ impl Shared {
                 Ok(connection) => return Ok((connection, at)),
                 Err(error) => {
                     tracing::debug!(address, %error, "no connection");
-                    // One that refuses us says more than one that is away.
-                    let says_more = failed
-                        .as_ref()
-                        .is_none_or(|known: &Error| known.kind() == ErrorKind::Unavailable);
-                    if says_more {
-                        failed = Some(error);
-                    }
+                    failed = Some(failure::more_telling(failed, error));
                 }
             }
         }

@@ -15,6 +15,14 @@ pub(crate) fn unreachable(
     .with_source(error)
 }
 
+/// Of several addresses: one that refuses us says more than one that is away.
+pub(crate) fn more_telling(known: Option<Error>, error: Error) -> Error {
+    match known {
+        Some(known) if known.kind() != ErrorKind::Unavailable => known,
+        _ => error,
+    }
+}
+
 /// The connection broke while something was asked.
 pub(crate) fn broken(
     peer: impl fmt::Display,

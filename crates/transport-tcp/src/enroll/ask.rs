@@ -112,13 +112,7 @@ pub async fn join(addresses: &[String], token: &JoinToken) -> Result<Enrolled> {
             Ok(stream) => return ask(stream, address, &question, &key, token).await,
             Err(error) => {
                 tracing::debug!(address, %error, "no connection");
-                // One that refuses us says more than one that is away.
-                let says_more = failed
-                    .as_ref()
-                    .is_none_or(|known: &Error| known.kind() == ErrorKind::Unavailable);
-                if says_more {
-                    failed = Some(error);
-                }
+                failed = Some(failure::more_telling(failed, error));
             }
         }
     }
